@@ -174,6 +174,24 @@ async fn apply_sets_policies_in_an_order_in_which_they_are_valid() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dry_run_shows_the_differences_and_changes_nothing() {
+    let serve = registry().await;
+    with_subsets(&serve, &["v1"]).await;
+    ok(&serve, "policy set payments --timeout 5s").await;
+    let before = policy(&serve, "payments").await;
+    let ended = run(&serve, &["policy", "set", "payments", "--timeout", "9s", "--shed", "1", "--dry-run"]).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    let diff: Vec<_> = ended.stdout.lines().skip(1).collect();
+    assert_eq!(diff, ["+++ payments (dry run)", "-timeout = \"5s\"", "+timeout = \"9s\"", "+shed = 1"]);
+    let dry_run = ["subset", "set", "payments", "v9", "--filter", "\"v9\" in tags", "--dry-run", "-o", "json"];
+    let view: Value = serde_json::from_str(&ok_words(&serve, &dry_run).await).unwrap();
+    assert_eq!((&view["changed"], &view["dry_run"], &view["limitations"]), (&json!(true), &json!(true), &json!([])));
+    assert_eq!(policy(&serve, "payments").await, before);
+    let error = fails(&serve, 2, &["policy", "set", "payments", "--timeout", "1ms", "--dry-run"]).await;
+    assert!(error.contains("timeout") && error.contains("1ms"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revisions_are_listed_compared_and_set_again() {
     let serve = registry().await;
     let first = revision(&ok(&serve, "policy set web --timeout 5s").await).to_string();
