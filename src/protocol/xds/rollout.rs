@@ -69,11 +69,11 @@ pub(super) struct PolicyRollout {
     retired: BTreeMap<Arc<str>, Arc<EffectivePolicy>>,
     /// Clusters stay listed as long as the stream lasts.
     keeps_clusters: bool,
-    /// RolloutStep that the client has not confirmed yet. `None`: the client has the target.
+    /// Step that the client has not confirmed yet. `None`: the client has the target.
     step: Option<RolloutStep>,
 }
 
-/// RolloutStep that the client has not confirmed yet.
+/// Step that the client has not confirmed yet.
 #[derive(Debug, Clone, Copy, Default)]
 struct RolloutStep {
     /// Time at which the client had accepted the routes.
