@@ -10,7 +10,6 @@ use super::{
 use crate::{
     model::{EffectivePolicy, Revision, ServiceName},
     pb::callboard::v1 as pb,
-    registry::PolicyTable,
 };
 
 /// Maximum number of streams in a response.
@@ -22,6 +21,7 @@ pub(super) fn policy_rollout(
     request: &pb::GetPolicyRolloutRequest,
 ) -> Result<pb::GetPolicyRolloutResponse, XdsError> {
     let policies = api.context.engine.registry().policies();
+    let effective = |service: &ServiceName| policies.effective(service);
     let service = match &*request.service {
         "" => None,
         name => Some(ServiceName::parse(name)?),
@@ -32,7 +32,7 @@ pub(super) fn policy_rollout(
     };
     let mut response = pb::GetPolicyRolloutResponse { revision: revision.0, ..Default::default() };
     for stream in api.streams.all() {
-        match unsynced(&stream, service.as_ref(), policies) {
+        match unsynced(&stream, service.as_ref(), effective) {
             StreamRollout::OtherServices => {}
             StreamRollout::Synced => {
                 response.streams += 1;
@@ -57,7 +57,11 @@ enum StreamRollout {
     Unsynced(Box<pb::UnsyncedStream>),
 }
 
-fn unsynced(stream: &XdsStream, service: Option<&ServiceName>, policies: &PolicyTable) -> StreamRollout {
+fn unsynced(
+    stream: &XdsStream,
+    service: Option<&ServiceName>,
+    effective: impl Fn(&ServiceName) -> Arc<EffectivePolicy>,
+) -> StreamRollout {
     let state = stream.state.lock();
     let services: Vec<ServiceName> = match service {
         Some(service) if state.session.includes_service(service.as_str()) => vec![service.clone()],
@@ -67,7 +71,7 @@ fn unsynced(stream: &XdsStream, service: Option<&ServiceName>, policies: &Policy
     if services.is_empty() {
         return StreamRollout::OtherServices;
     }
-    let first = services.iter().find_map(|service| problem(&state, service, &policies.effective(service)));
+    let first = services.iter().find_map(|service| problem(&state, service, &effective(service)));
     let Some((revision, reason)) = first else { return StreamRollout::Synced };
     StreamRollout::Unsynced(Box::new(pb::UnsyncedStream {
         node_id: state.node.id.clone(),
