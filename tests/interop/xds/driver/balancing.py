@@ -236,35 +236,35 @@ def slow_start(world: World) -> None:
     world.fleet.each(check_curve)
 
 
+ADAPTATION = 62  # seconds until weights have changed twice
+
+
 def response_time(world: World) -> None:
     """An instance four times slower than the others gets fewer calls, and no instance is connected to anew."""
     prepare(world, FOUR, weights="response_time")
     backends = world.backends(FOUR)
     for backend, delay in zip(backends, (4 * 5, 5, 5, 5)):
         backend.delay(delay)
-    slow = FOUR[0]
+    slow, calls = FOUR[0], 3_000
     world.fleet.each(lambda client: client.start(RATE // 2, method=method_of(client)))
     world.fleet.each(lambda client: client.until(lambda counts: counts.total >= RATE, "calls") and None)
     connections = {}
     world.fleet.each(lambda client: connections.__setitem__(client.name, connections_of(client, backends)))
     with LoadReports(world.payments, backends):
-        time.sleep(world.number(70, 40))
-        before: dict[str, Counts] = {}
-        world.fleet.each(lambda client: before.__setitem__(client.name, client.stats()))
-        time.sleep(8)
+        time.sleep(world.number(75, ADAPTATION))
 
-    def check_slow(client: Client) -> str | Difference | None:
-        counts = client.stop()
-        check_no_failures(counts)
-        calls = counts.total - before[client.name].total
-        slow_calls = counts.backends[slow] - before[client.name].backends[slow]
-        if client.type.flat:
-            check(slow_calls > calls * 0.15, f"the slow instance got {slow_calls} of {calls} calls")
-            return FLAT
-        check(slow_calls < calls * 0.22, f"the slow instance got {slow_calls} of {calls} calls")
-        connected = check_connections(client, backends, connections[client.name])
-        return connected or f"slow instance {slow_calls} of {calls}"
+        def check_slow(client: Client) -> str | Difference | None:
+            counts = client.call(calls, 8, method=method_of(client))
+            check_no_failures(counts)
+            slow_calls = counts.backends[slow]
+            if client.type.flat:
+                check(slow_calls > calls * 0.15, f"the slow instance got {slow_calls} of {calls} calls")
+                return FLAT
+            check(slow_calls < calls * 0.22, f"the slow instance got {slow_calls} of {calls} calls")
+            connected = check_connections(client, backends, connections[client.name])
+            return connected or f"slow instance {slow_calls} of {calls}"
 
-    world.fleet.each(check_slow)
+        world.fleet.each(check_slow)
+    world.fleet.each(lambda client: client.stop_without_failures() and None)
     for backend in backends:
         backend.delay(0)

@@ -41,6 +41,7 @@ class ClientType:
     late_timeouts: bool = False  # a timeout may end calls up to a second late
     keeps_left_clusters: bool = False  # gets no updates of a cluster that it has left and uses again
     shed: bool = True
+    sheds_late: bool = False  # drops calls from the next change of endpoints on
     reads_in_calls: bool = False  # reads updates at once only while a call waits for its response
     max_streams: int | None = None  # maximum number of streams and calls that are open at a time; others wait
     reconnects: bool = False  # connects anew to all instances at each changed resource
@@ -70,8 +71,8 @@ CLIENT_TYPES = {
         status_without_backends="DEADLINE_EXCEEDED",
         tls=TlsSupport.MUTUAL,
     ),
-    "envoy": ClientType("go", least_request=True, max_streams=1_024, tls=TlsSupport.MUTUAL),
-    "envoy-delta": ClientType("go", least_request=True, max_streams=1_024, tls=TlsSupport.MUTUAL),
+    "envoy": ClientType("go", least_request=True, sheds_late=True, max_streams=1_024, tls=TlsSupport.MUTUAL),
+    "envoy-delta": ClientType("go", least_request=True, sheds_late=True, max_streams=1_024, tls=TlsSupport.MUTUAL),
 }
 
 

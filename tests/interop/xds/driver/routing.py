@@ -23,6 +23,7 @@ KEEPS_LEFT = Difference("The client gets no updates of a service or subset to wh
 NO_LIMIT = Difference("The client has no limit of calls.")
 LATE_TIMEOUTS = Difference("Calls end up to a second after the timeout: timers of C-core are inexact.")
 NO_TIMEOUT = Difference("The client ignores the timeout; the deadlines of calls hold.")
+LATE_DROPS = Difference("Envoy drops calls from the next change of endpoints on.")
 NO_DROPS = Difference("The client drops no calls.")
 FOUR = ("v1-z1", "v1-z2", "v2-z1", "v2-z2")
 
@@ -236,13 +237,21 @@ def shed(world: World) -> None:
     """Clients drop the given part of the calls themselves, with UNAVAILABLE."""
     prepare(world, ONE_EACH, shed=20)
     calls = world.number(10_000, 2_000)
+    changed = False
 
     def dropped(client: Client) -> str | Difference:
         counts = client.call(calls, 8)
         if not client.type.shed:
             check_no_failures(counts)
             return NO_DROPS
+        if client.type.sheds_late and not changed:
+            check_no_failures(counts)
+            return LATE_DROPS
         check(all(error.startswith("UNAVAILABLE") for error in counts.errors), f"not UNAVAILABLE: {counts.errors}")
         return check_number(counts.failed, calls, 0.2, "dropped")
 
     world.fleet.each(dropped)
+    world.payments.add(world.backend("v1-z2"))
+    changed = True
+    time.sleep(SETTLE)
+    world.fleet.each(lambda client: dropped(client) if client.type.sheds_late else None)
