@@ -12,7 +12,7 @@ from world import Difference, World
 
 FOUR = ("v1-z1-a", "v1-z1-b", "v1-z1-c", "v1-z1-d")
 FIVE = (*FOUR, "v1-z1-e")
-SLOW_MS = 20
+SLOW_MS = 50
 RATE = 100  # calls a second of each client, so that instances get enough calls in an interval of outlier detection
 
 ROUND_ROBIN = Difference("The client has no least request, and uses round robin.")

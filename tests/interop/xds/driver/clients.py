@@ -39,7 +39,6 @@ class ClientType:
     max_requests: bool = True
     timeout: bool = True
     late_timeouts: bool = False  # a timeout may end calls up to a second late
-    keeps_left_clusters: bool = False  # gets no updates of a cluster that it has left and uses again
     shed: bool = True
     sheds_late: bool = False  # drops calls from the next change of endpoints on
     reads_in_calls: bool = False  # reads updates at once only while a call waits for its response
@@ -67,7 +66,6 @@ CLIENT_TYPES = {
         max_requests=False,
         timeout=False,
         shed=False,
-        keeps_left_clusters=True,
         status_without_backends="DEADLINE_EXCEEDED",
         tls=TlsSupport.MUTUAL,
     ),

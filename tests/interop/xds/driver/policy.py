@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from clients import CLIENT_TYPES, Client, Counts
+from clients import Client, Counts
 from fixture import check
 from world import Fleet, World
 
@@ -22,9 +22,6 @@ def prepare(world: World, ids: Iterable[str], **policy: Any) -> None:
         backend.delay(0)
         backend.fail(0)
     world.payments.set_policy()
-    for name in world.names:
-        if CLIENT_TYPES[name].keeps_left_clusters:
-            world.fleet.end(name)
     world.payments.become(*world.backends(ids))
     world.fleet.start()
     world.fleet.each(lambda client: client.sees(*ids))

@@ -19,7 +19,6 @@ from policy import (
 from scenarios import RATE
 from world import Difference, World
 
-KEEPS_LEFT = Difference("The client gets no updates of a service or subset to which its calls go again after a change.")
 NO_LIMIT = Difference("The client has no limit of calls.")
 LATE_TIMEOUTS = Difference("Calls end up to a second after the timeout: timers of C-core are inexact.")
 NO_TIMEOUT = Difference("The client ignores the timeout; the deadlines of calls hold.")
@@ -80,16 +79,7 @@ def policy_removed(world: World) -> None:
     world.fleet.each(lambda client: client.sees(*ONE_EACH) and None)
     world.payments.add(world.backend("v3-z1"))
 
-    def uses_new(client: Client) -> Difference | None:
-        if client.type.keeps_left_clusters:
-            time.sleep(SETTLE)
-            counts = client.call(100, 4)
-            check(set(counts.backends) == set(ONE_EACH), f"calls of the instances before: {counts}")
-            return KEEPS_LEFT
-        client.sees(*ONE_EACH, "v3-z1")
-        return None
-
-    world.fleet.each(uses_new)
+    world.fleet.each(lambda client: client.sees(*ONE_EACH, "v3-z1") and None)
 
 
 ROUTES = [
@@ -195,7 +185,7 @@ def timeouts(world: World) -> None:
         times = counts.ms["failed"]
         measured = f"{min(times):.0f} to {max(times):.0f} ms"
         late = 1_000 if client.type.late_timeouts else 0
-        check(all(-50 <= ms - TIMEOUT_MS <= late + 50 for ms in times), f"calls ended after {measured}")
+        check(all(-50 <= ms - TIMEOUT_MS <= late + 100 for ms in times), f"calls ended after {measured}")
         return LATE_TIMEOUTS if late else measured
 
     world.fleet.each(timed_out)
