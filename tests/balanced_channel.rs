@@ -88,7 +88,7 @@ async fn watch_uses_the_next_registry_and_stays_with_it() {
     let server = TestServer::open();
     let backend = Backend::start(&server.grpc(), "a").await;
     let servers = format!("127.0.0.1:{},{}", free_port(), server.grpc());
-    let channel = Discovery::new(&servers.parse::<Servers>().unwrap()).channel("echo");
+    let channel = Discovery::new(servers.parse::<Servers>().unwrap()).channel("echo");
     assert_eq!(within("a call", call(&channel)).await.unwrap(), "a");
     assert_eq!(backend.calls(), 1);
 }

@@ -336,10 +336,10 @@ async fn health_knows_the_services_of_xds() {
 }
 
 /// Document of a policy.
-fn document(fields: &[(&str, Kind)]) -> Option<Struct> {
+fn document(fields: &[(&str, Kind)]) -> Struct {
     let fields =
         fields.iter().map(|(name, kind)| ((*name).to_owned(), prost_types::Value { kind: Some(kind.clone()) }));
-    Some(Struct { fields: fields.collect() })
+    Struct { fields: fields.collect() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -357,10 +357,10 @@ async fn limitations_of_a_policy_are_those_of_the_connected_clients_of_the_servi
         streams.push(XdsClient::subscribe_with(&address, "node", (library, version), service).await);
     }
     let mut client = XdsServiceClient::new(channel(&address).await);
-    let outlier = document(&[("failure_percent", Kind::NumberValue(50.0))]).unwrap();
+    let outlier = document(&[("failure_percent", Kind::NumberValue(50.0))]);
     let policy =
         document(&[("lb", Kind::StringValue("least_request".to_owned())), ("outlier", Kind::StructValue(outlier))]);
-    let request = ListPolicyLimitationsRequest { service: "web".to_owned(), policy: policy.clone() };
+    let request = ListPolicyLimitationsRequest { service: "web".to_owned(), policy: Some(policy.clone()) };
     let found = within("the limitations", client.list_policy_limitations(request)).await.unwrap().into_inner();
     let found: Vec<_> = found
         .limitations
@@ -375,7 +375,7 @@ async fn limitations_of_a_policy_are_those_of_the_connected_clients_of_the_servi
     assert_eq!(found, expected);
 
     // The defaults concern the clients of all services; there are none yet.
-    let request = ListPolicyLimitationsRequest { service: String::new(), policy };
+    let request = ListPolicyLimitationsRequest { service: String::new(), policy: Some(policy) };
     let of_all = within("the limitations", client.list_policy_limitations(request)).await.unwrap().into_inner();
     assert!(of_all.limitations.iter().any(|found| found.agent == "gRPC Java 1.40.0" && found.since == "1.48"));
     let present = ListPolicyLimitationsRequest::default();
@@ -384,8 +384,8 @@ async fn limitations_of_a_policy_are_those_of_the_connected_clients_of_the_servi
 
     for (service, policy, field) in [
         ("a b", None, "service"),
-        ("web", document(&[("lb", Kind::StringValue("least_reqest".to_owned()))]), "lb"),
-        ("", document(&[("default", Kind::NullValue(0))]), "default"),
+        ("web", Some(document(&[("lb", Kind::StringValue("least_reqest".to_owned()))])), "lb"),
+        ("", Some(document(&[("default", Kind::NullValue(0))])), "default"),
     ] {
         let request = ListPolicyLimitationsRequest { service: service.to_owned(), policy };
         let status = within("the limitations", client.list_policy_limitations(request)).await.unwrap_err();

@@ -101,8 +101,9 @@ impl ExpectedReader {
                     other => panic!("{other:?}"),
                 }
             }
-            (Some(Message::Balancing(_)), Some(WatchEvent::Balancing(_))) => {}
-            (Some(Message::Notice(_)), None | Some(WatchEvent::Degraded | WatchEvent::Settling)) | (None, None) => {}
+            (Some(Message::Balancing(_)), Some(WatchEvent::Balancing(_)))
+            | (Some(Message::Notice(_)), None | Some(WatchEvent::Degraded | WatchEvent::Settling))
+            | (None, None) => {}
             (message, event) => panic!("{message:?} was read as {event:?}"),
         }
     }

@@ -62,7 +62,7 @@ async fn restart_of_the_registry_fails_no_call() {
     let at = format!("127.0.0.1:{}", steady_port());
     let registry = ServerProcess::start_at(&at, &["--settle", "1s"]).await;
     let (a, b) = (Backend::start(&registry.grpc, "a").await, Backend::start(&registry.grpc, "b").await);
-    let channel = Discovery::new(&at.parse::<Servers>().unwrap()).channel("echo");
+    let channel = Discovery::new(at.parse::<Servers>().unwrap()).channel("echo");
     connected(&channel, 2).await;
     let load = Load::start(CALLERS, {
         let channel = channel.clone();
@@ -144,7 +144,7 @@ fn register(registry: &TestServer, target: &ServerProcess, id: &str) -> Registra
         addresses: vec![address("127.0.0.1", target.grpc.port().into())],
         ..RegisterRequest::default()
     };
-    Registration::start(&registry.grpc().to_string().parse::<Servers>().unwrap(), request, |_| {}).unwrap()
+    Registration::start(registry.grpc().to_string().parse::<Servers>().unwrap(), request, |_| {}).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -98,48 +98,9 @@ impl InMemory {
             bookmarks: Duration::from_secs(15),
         });
         shared.settle(settle);
-        let mut tasks = JoinSet::new();
-        let context = Arc::clone(&shared);
-        tasks.spawn(async move { context.notifier.run(0, &context.clock, context.bookmarks).await });
-        let weighing = Arc::clone(&shared);
-        tasks.spawn(async move {
-            let mut ticks = interval(WEIGHTS);
-            loop {
-                ticks.tick().await;
-                let now = weighing.clock.now().lease;
-                weighing.weights.update(weighing.engine.registry(), &weighing.notifier, now);
-            }
-        });
-        let leases = Arc::clone(&shared);
-        tasks.spawn(async move {
-            let mut ticks = interval(EXPIRY);
-            loop {
-                ticks.tick().await;
-                let now = leases.clock.expiry();
-                drop(leases.commands.expire(now));
-                leases.end_settling(now);
-            }
-        });
         let xds = XdsApi::new(&shared);
-        let zones = Arc::clone(&xds);
-        tasks.spawn(async move {
-            let mut ticks = interval(ZONE_LAYOUTS);
-            loop {
-                ticks.tick().await;
-                zones.update_zone_layouts();
-            }
-        });
         let stalled = Arc::new(AtomicBool::new(false));
-        let (clock, idle) = (Arc::clone(&shared.clock), Arc::clone(&stalled));
-        tasks.spawn(async move {
-            let mut turns = interval(EXPIRY);
-            loop {
-                turns.tick().await;
-                if !idle.load(Ordering::Relaxed) {
-                    clock.worker_has_handled(0, clock.now().lease);
-                }
-            }
-        });
+        let tasks = background(&shared, &xds, &stalled);
         let port = ListenerConfig {
             name: "grpc",
             protocol: Protocol::Http2,
@@ -255,4 +216,49 @@ impl InMemory {
 fn connection(limiter: &Arc<ConnectionLimiter>, protocol: Protocol) -> Arc<Connection> {
     let permit = limiter.admit(PEER, "test", protocol).unwrap();
     Connection::new(PEER, &WorkerState::new(0, &Arc::new(Clock::new(0))), permit)
+}
+
+/// Starts the tasks that a server runs besides its connections.
+fn background(shared: &Arc<ServerContext>, xds: &Arc<XdsApi>, stalled: &Arc<AtomicBool>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let context = Arc::clone(shared);
+    tasks.spawn(async move { context.notifier.run(0, &context.clock, context.bookmarks).await });
+    let weighing = Arc::clone(shared);
+    tasks.spawn(async move {
+        let mut ticks = interval(WEIGHTS);
+        loop {
+            ticks.tick().await;
+            let now = weighing.clock.now().lease;
+            weighing.weights.update(weighing.engine.registry(), &weighing.notifier, now);
+        }
+    });
+    let leases = Arc::clone(shared);
+    tasks.spawn(async move {
+        let mut ticks = interval(EXPIRY);
+        loop {
+            ticks.tick().await;
+            let now = leases.clock.expiry();
+            drop(leases.commands.expire(now));
+            leases.end_settling(now);
+        }
+    });
+    let zones = Arc::clone(xds);
+    tasks.spawn(async move {
+        let mut ticks = interval(ZONE_LAYOUTS);
+        loop {
+            ticks.tick().await;
+            zones.update_zone_layouts();
+        }
+    });
+    let (clock, idle) = (Arc::clone(&shared.clock), Arc::clone(stalled));
+    tasks.spawn(async move {
+        let mut turns = interval(EXPIRY);
+        loop {
+            turns.tick().await;
+            if !idle.load(Ordering::Relaxed) {
+                clock.worker_has_handled(0, clock.now().lease);
+            }
+        }
+    });
+    tasks
 }

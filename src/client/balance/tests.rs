@@ -89,7 +89,7 @@ impl Simulation {
             let (random, candidates, now) = (&self.random, &self.candidates, self.now);
             self.open.retain(|(end, start, server)| {
                 if *end <= now {
-                    candidates[*server].stats.respond(CallOutcome::Responded, *end - *start, *end);
+                    candidates[*server].stats.respond(CallOutcome::Responded, end.saturating_sub(*start), *end);
                     candidates[*server].stats.end();
                 }
                 *end > now

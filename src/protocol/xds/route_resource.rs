@@ -49,7 +49,7 @@ use crate::{
     },
 };
 
-/// Maximum time by which C-core ends calls too early: 1 to 2 s (https://github.com/grpc/grpc/issues/34547).
+/// Maximum time by which C-core ends calls too early: 1 to 2 s (<https://github.com/grpc/grpc/issues/34547>).
 const CORE_TIMER_ERROR: Duration = Duration::from_secs(2);
 /// Header that the warm route matches.
 const WARM_HEADER: &str = "x-callboard-warm";

@@ -73,12 +73,11 @@ impl StreamPolicies {
         let rollouts = &mut self.rollouts;
         self.incomplete.retain(|service| {
             let Some(rollout) = rollouts.get_mut(service) else { return false };
-            let has_changed = match session.rejection(service) {
-                Some(error) => rollout.reject(error),
-                None => {
-                    let clusters = rollout.listed().iter().map(|cluster| &**cluster);
-                    rollout.advance(session.answer(service, clusters), now)
-                }
+            let has_changed = if let Some(error) = session.rejection(service) {
+                rollout.reject(error)
+            } else {
+                let clusters = rollout.listed().iter().map(|cluster| &**cluster);
+                rollout.advance(session.answer(service, clusters), now)
             };
             if has_changed {
                 changed.push(Arc::clone(service));

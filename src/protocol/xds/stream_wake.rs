@@ -79,9 +79,9 @@ impl StreamWake {
     /// Sets the services that take the calls of a subscribed service. Returns whether they are others than before.
     pub(super) fn set_fallbacks(&mut self, service: &ServiceName, fallbacks: Vec<ServiceName>) -> bool {
         let mut changes = WakeChanges::default();
-        let changed = self.interest.set_fallbacks(service, fallbacks, &mut changes);
+        let are_others = self.interest.set_fallbacks(service, fallbacks, &mut changes);
         self.apply(&changes);
-        changed
+        are_others
     }
 
     /// Services whose endpoints the client subscribes to.

@@ -217,7 +217,7 @@ mod tests {
         let EncodedBalancing(messages) = encode_messages(&service, pb::ClientPolicy::default(), weights);
         assert!(messages.len() > 5);
         assert!(messages.iter().all(|message| message.len() < MAX_BALANCING_BYTES + 4 * 1024 + 200 * 200));
-        let decoded: Vec<_> = messages.iter().map(|message| frame::decode_balancing(message)).collect();
+        let decoded: Vec<_> = messages.iter().map(frame::decode_balancing).collect();
         let (last, others) = decoded.split_last().unwrap();
         assert!(!last.more && others.iter().all(|message| message.more));
         assert_eq!(decoded.iter().map(|message| message.weights.len()).sum::<usize>(), 20_000);

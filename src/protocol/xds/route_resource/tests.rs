@@ -120,7 +120,7 @@ fn time_limit_of_a_route_replaces_that_of_the_policy() {
     assert_eq!(limits.iter().map(|action| action.max_stream_duration).collect::<Vec<_>>(), expected);
     assert!(limits.iter().all(|action| action.timeout == Some(prost_types::Duration::default())));
     let core = routes(&policy, &[], family("gRPC C-core linux", "C-core 58.0.0"));
-    let found: Vec<_> = core.iter().map(|route| action(route).max_stream_duration.clone()).collect();
+    let found: Vec<_> = core.iter().map(|route| action(route).max_stream_duration).collect();
     assert_eq!(found, [None, limit(32, 500_000_000), limit(7, 0)], "C-core ends calls up to 2 s too early");
 }
 
