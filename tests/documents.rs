@@ -158,8 +158,19 @@ fn help(arguments: &[&str]) -> String {
 }
 
 /// Flags of other programs that the documents name.
-const OTHER_FLAGS: &[&str] =
-    &["--bind", "--check", "--example", "--ignored", "--now", "--only", "--profile", "--python", "--release", "--test"];
+const OTHER_FLAGS: &[&str] = &[
+    "--bind",
+    "--check",
+    "--example",
+    "--full",
+    "--ignored",
+    "--now",
+    "--only",
+    "--profile",
+    "--python",
+    "--release",
+    "--test",
+];
 
 #[test]
 fn flags_named_by_documents_exist() {

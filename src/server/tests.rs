@@ -61,10 +61,12 @@ async fn every_event_loop_that_serves_is_monitored() {
         "callboard-checks",
         "callboard-dns",
         "callboard-http",
+        "effective weights",
         "lease expiry",
         "the HTTP acceptor",
         "the gRPC acceptor",
         "the health acceptor",
+        "zone layouts",
     ];
     until("the first report of each", || names() == expected).await;
     server.shutdown().await;

@@ -83,7 +83,7 @@ fn balancing_is_the_nearest_that_the_family_has() {
             RING_HASH,
         ),
         ("gRPC C-core linux", "C-core 29.0.0", LoadBalancing::Weighted, LbPolicy::RoundRobin, ""),
-        ("gRPC C-core linux", "C-core 29.0.0", LoadBalancing::RingHash, LbPolicy::RingHash, ""),
+        ("gRPC C-core linux", "C-core 29.0.0", LoadBalancing::RingHash, LbPolicy::RoundRobin, ""),
         ("gRPC Java", "1.85.1", LoadBalancing::LeastRequest, LbPolicy::RoundRobin, LEAST_REQUEST),
         ("gRPC Java", "1.85.1", LoadBalancing::Weighted, LbPolicy::RoundRobin, WEIGHTED),
         ("gRPC Java", "1.47.0", LoadBalancing::LeastRequest, LbPolicy::RoundRobin, ""),
