@@ -16,7 +16,11 @@ use callboard::{
     client::{Registration, Servers},
     pb::callboard::v1::{Address, RegisterRequest},
 };
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
@@ -44,7 +48,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { drop(stopped.await) });
     let server = tokio::spawn(server);
 
-    tokio::signal::ctrl_c().await?;
+    // Kubernetes and systemd send SIGTERM, a terminal SIGINT.
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminated.recv() => {}
+    }
     // New calls go elsewhere; those in progress have up to 30 s.
     registration.shutdown(Duration::from_secs(30)).await;
     drop(stop);

@@ -39,7 +39,7 @@ pub use status::{ChannelInstance, ChannelStatus, ConnectionState};
 
 /// Number of events of the registry that wait for the task of the channel.
 const MAX_QUEUED_EVENTS: usize = 16;
-/// Delay after which a watch that the registry rejected is tried again: the subset may have been defined since.
+/// Delay after which a watch that the registry rejected is tried again, at the next registry: access may have been granted since.
 const REJECTED_DELAY: Duration = Duration::from_secs(5);
 
 /// Channel to a service, for any generated gRPC client: it is a `tonic::client::GrpcService`. Clones share its connections.
@@ -177,8 +177,6 @@ async fn follow(settings: ChannelSettings, events: mpsc::Sender<RegistryEvent>) 
         }
         if rejected {
             tokio::time::sleep(REJECTED_DELAY).await;
-            let resume_token = watch.token().clone();
-            watch = Watch::new(&settings.servers, WatchRequest { resume_token, ..request.clone() });
         }
     }
 }

@@ -276,6 +276,10 @@ impl RegistrationTask {
         let Some(mut client) = self.client.take() else {
             return RegistrationEnd::Deregistered { removed: false };
         };
+        if self.interrupted {
+            // The connection has failed; the connector may be at another registry by now.
+            client = Client::new(self.connector.channel());
+        }
         let lease = self.lease.take().map(|lease| lease.id);
         let request = DeregisterRequest {
             service: self.request.service.clone(),

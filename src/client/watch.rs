@@ -137,7 +137,7 @@ impl Watch {
     ///
     /// # Errors
     ///
-    /// Only permanent errors: the selector or the filter is invalid, or access is denied.
+    /// Only permanent errors: the selector or the filter is invalid, or access is denied. A further call asks the next registry.
     pub async fn next(&mut self) -> Result<WatchEvent, ClientError> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -146,6 +146,7 @@ impl Watch {
             if let Err(error) = self.advance().await {
                 let error = self.connector.failed(error);
                 if error.is_permanent() {
+                    self.stream = None;
                     return Err(error);
                 }
                 let retry_in = self.backoff.delay(error.retry_after());

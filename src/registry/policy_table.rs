@@ -170,6 +170,18 @@ impl ScopePolicy {
     }
 }
 
+/// The revision of a policy is no longer kept.
+struct ForgottenRevision;
+
+impl ScopePolicy {
+    /// Returns the policy that was in effect at a revision of the registry. `None`: there was none.
+    fn at(&self, revision: Revision) -> Result<Option<Arc<PolicyRevision>>, ForgottenRevision> {
+        let found = self.revisions.iter().rev().find(|one| one.revision <= revision).cloned();
+        let knows_all = found.is_some() || self.revisions.len() < MAX_POLICY_REVISIONS;
+        if knows_all { Ok(found) } else { Err(ForgottenRevision) }
+    }
+}
+
 impl PolicyTable {
     /// Returns the effective policy of a service. It is the same object until the policy of the service or the defaults change.
     #[must_use]
@@ -189,6 +201,17 @@ impl PolicyTable {
                 PolicyScope::Service(service) => policies.effective(service),
             },
         }
+    }
+
+    /// Returns the effective policy of a service as it was at a revision. `None`: the revisions that were in effect are no longer kept.
+    #[must_use]
+    pub fn effective_at(&self, service: &ServiceName, revision: Revision) -> Option<Arc<EffectivePolicy>> {
+        let policies = self.0.read();
+        let own = policies.services.get(service).map_or(Ok(None), |own| own.at(revision)).ok()?;
+        let defaults = policies.defaults.at(revision).ok()?;
+        let newest = own.iter().chain(&defaults).map(|one| one.revision).max().unwrap_or_default();
+        let policy = |one: &Option<Arc<PolicyRevision>>| one.as_ref().map(|one| one.policy.clone());
+        Some(Arc::new(EffectivePolicy::merge(policy(&own).as_ref(), policy(&defaults).as_ref(), newest)))
     }
 
     /// Revision of the newest change of any policy. 0: none was ever set.

@@ -40,14 +40,22 @@ struct FollowingClient {
     /// Addresses of each cluster, separated by spaces.
     endpoints: BTreeMap<String, String>,
     listeners: usize,
+    /// Version of the latest listener.
+    version: String,
 }
 
 impl FollowingClient {
-    async fn open(client: &TestClient, protocol: AdsProtocol) -> Self {
+    /// Opens a stream and asks for the listener.
+    async fn start(client: &TestClient, protocol: AdsProtocol) -> Self {
         let mut ads = AdsClient::open(client, protocol).await;
         ads.subscribe(Lds, &["web"]);
         let (listed, selected, endpoints) = Default::default();
-        let mut this = Self { ads, listed, selected, endpoints, listeners: 0 };
+        Self { ads, listed, selected, endpoints, listeners: 0, version: String::new() }
+    }
+
+    /// Opens a stream and takes in all that the server sends.
+    async fn open(client: &TestClient, protocol: AdsProtocol) -> Self {
+        let mut this = Self::start(client, protocol).await;
         this.settle().await;
         this
     }
@@ -75,9 +83,10 @@ impl FollowingClient {
 
     fn take_listener(&mut self, response: &AdsResponse) {
         self.listeners += 1;
+        self.version.clone_from(&response.version);
         let (selected, listed) = clusters(response);
         if !self.listed.is_empty() {
-            for cluster in &selected {
+            for cluster in selected.difference(&self.selected) {
                 assert!(self.listed.contains(cluster), "{cluster} is selected in the push that lists it first");
                 assert!(self.endpoints.contains_key(cluster), "{cluster} is selected before its endpoints are there");
             }
@@ -101,6 +110,16 @@ impl FollowingClient {
             }
         }
         self.endpoints.retain(|cluster, _| self.listed.contains(cluster));
+    }
+
+    /// Opens another stream with what it has, and takes in all that the server sends.
+    async fn reconnect(&mut self, client: &TestClient) {
+        self.ads = AdsClient::open(client, StateOfTheWorld).await;
+        let clusters: Vec<_> = self.listed.iter().map(String::as_str).collect();
+        for (kind, names) in [(Cds, &clusters[..]), (Eds, &clusters[..]), (Lds, &["web"][..])] {
+            self.ads.resume(kind, names, &self.version, &[]);
+        }
+        self.settle().await;
     }
 
     /// Takes in responses up to the next listener, which it does not answer.
@@ -346,4 +365,73 @@ async fn defaults_hold_for_services_without_a_policy() {
     set_policy(&client, "other", r#"{"timeout": "7s"}"#).await;
     web.settle().await;
     assert_eq!(web.listeners - before, 1, "the policy of another service");
+}
+
+/// Changes while no stream is open are made in steps, too: the version of its resources tells which policy a client has.
+#[tokio::test(start_paused = true)]
+async fn policy_that_changed_between_two_streams_is_changed_in_steps() {
+    let (_server, client) = with_versions().await;
+    let mut web = FollowingClient::open(&client, StateOfTheWorld).await;
+    set_policy(&client, "web", &split(90, 10)).await;
+    web.reconnect(&client).await;
+    assert_eq!((web.selected(), web.listed()), (vec!["web|v1", "web|v2"], vec!["web|v1", "web|v2"]));
+
+    set_policy(&client, "web", "{}").await;
+    web.reconnect(&client).await;
+    assert_eq!((web.selected(), web.listed()), (vec!["web"], vec!["web"]));
+    assert_eq!(rollout(&client).await.synced, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn policy_that_is_set_before_the_endpoints_are_requested_reaches_the_client() {
+    for protocol in BOTH {
+        let (_server, client) = with_versions().await;
+        let mut web = FollowingClient::start(&client, protocol).await;
+        let listener = web.next_listener().await;
+        set_policy(&client, "web", &split(90, 10)).await;
+        web.take_in(&listener);
+        web.settle().await;
+        assert_eq!(web.selected(), ["web|v1", "web|v2"], "{protocol:?}");
+        assert_eq!(rollout(&client).await.synced, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn earlier_rejection_of_endpoints_does_not_reject_a_later_policy() {
+    for protocol in BOTH {
+        let (_server, client) = with_versions().await;
+        let mut web = FollowingClient::open(&client, protocol).await;
+        register(&client, "web", 3).await;
+        let endpoints = web.ads.next(Eds).await;
+        web.ads.reject(&endpoints, "no");
+        let before = web.listeners;
+        let revision = set_policy(&client, "web", r#"{"timeout": "5s"}"#).await;
+        web.settle().await;
+        let rollout = rollout(&client).await;
+        assert_eq!((web.listeners - before, rollout.revision, rollout.synced), (1, revision, 1), "{rollout:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cluster_whose_endpoints_the_client_has_not_accepted_is_not_selected() {
+    for protocol in BOTH {
+        let (_server, client) = with_versions().await;
+        let mut web = FollowingClient::open(&client, protocol).await;
+        set_policy(&client, "web", &split(90, 10)).await;
+        let mut unanswered = Vec::new();
+        while let Ok(response) = timeout(SETTLED, web.ads.message()).await {
+            let response = response.unwrap();
+            if response.kind == Eds {
+                unanswered.push(response);
+            } else {
+                web.take_in(&response);
+            }
+        }
+        assert_eq!(web.selected(), ["web"], "{protocol:?}");
+        for response in &unanswered {
+            web.take_in(response);
+        }
+        web.settle().await;
+        assert_eq!(web.selected(), ["web|v1", "web|v2"], "{protocol:?}");
+    }
 }

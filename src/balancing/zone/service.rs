@@ -91,6 +91,12 @@ impl ServiceZones {
         Some(layout).filter(|layout| !layout.is_by_capacity())
     }
 
+    /// Returns whether clients of a cluster have layouts.
+    #[must_use]
+    pub fn has_layouts(&self, cluster: &str) -> bool {
+        self.clusters.get(cluster).is_some_and(|found| !found.layouts.is_empty())
+    }
+
     /// Drops the layouts of a cluster whose clients no longer prefer their zones.
     pub fn forget_layouts(&mut self, cluster: &str) {
         if let Some(found) = self.clusters.get_mut(cluster) {

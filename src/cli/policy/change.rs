@@ -34,7 +34,7 @@ const MAX_ATTEMPTS: u32 = 5;
 pub(in crate::cli) struct ChangeArgs {
     /// Change the policy only if it has this revision; 0: only if there is none
     #[arg(long, value_name = "REVISION")]
-    if_revision: Option<u64>,
+    pub(super) if_revision: Option<u64>,
     #[command(flatten)]
     pub(super) options: ChangeOptions,
 }

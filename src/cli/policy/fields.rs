@@ -89,11 +89,12 @@ impl PolicyFields {
         }
     }
 
-    /// Removes an entry of a table, and the table with its last entry. Returns whether it was there.
+    /// Removes an entry of a table, and the table with its last entry, unless an empty table means all default values. Returns whether the
+    /// entry was there.
     pub(in crate::cli) fn remove_entry(&mut self, field: &str, entry: &str) -> bool {
         let Some(Value::Object(table)) = self.0.get_mut(field) else { return false };
         let removed = table.remove(entry).is_some();
-        if removed && table.is_empty() {
+        if removed && table.is_empty() && field != "outlier" {
             self.0.remove(field);
         }
         removed

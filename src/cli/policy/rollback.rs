@@ -39,7 +39,10 @@ pub(super) async fn run(args: RollbackArgs) -> Result<ExitCode, CliError> {
         })?,
     };
     let document = wanted.policy.clone();
-    edit(target, args.change, |present| {
+    let mut change = args.change;
+    // A change that was made since the history was read is not undone unseen.
+    change.if_revision = change.if_revision.or(revisions.first().map(|present| present.revision));
+    edit(target, change, |present| {
         present.clone_from(&document);
         Ok(())
     })

@@ -14,6 +14,9 @@ use super::peak_ewma::PeakEwma;
 /// further ones after the first response, or if all others are as unknown.
 const UNKNOWN_RESPONSE_TIME: f64 = 1e9;
 
+/// Least estimate of an instance whose first call fails. It decays.
+const FAILED_RESPONSE_TIME: Duration = Duration::from_secs(1);
+
 /// Outcome of a call, as far as it says something about the instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::client) enum CallOutcome {
@@ -51,7 +54,9 @@ impl CallStats {
         match outcome {
             CallOutcome::Responded => estimate.measure(response_time, now),
             CallOutcome::Failed => {
-                estimate.measure_at_least(response_time, now);
+                // A new instance that fails quickly would otherwise seem to be the fastest.
+                let least = if estimate.at(now).is_none() { FAILED_RESPONSE_TIME } else { Duration::ZERO };
+                estimate.measure_at_least(response_time.max(least), now);
                 self.fail();
             }
             CallOutcome::Abandoned => estimate.measure_at_least(response_time, now),

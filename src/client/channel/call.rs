@@ -77,7 +77,7 @@ impl ChannelShared {
                 self.changed(&table, started).await?;
                 continue;
             };
-            let policy_deadline = table.timeout.map(|timeout| started + timeout);
+            let policy_deadline = table.timeout.and_then(|timeout| started.checked_add(timeout));
             let shorter = policy_deadline.filter(|own| caller_deadline.is_none_or(|caller| *own < caller));
             if let Some(timeout) = table.timeout.filter(|_| shorter.is_some()) {
                 set_timeout(request.headers_mut(), timeout);

@@ -168,12 +168,13 @@ impl ChannelTask {
     /// Opens the connections that are missing, and closes those to instances that are not to be called.
     fn connect(&mut self) {
         let locality = self.preferred_zone().then_some(&self.settings.locality);
-        let callable = self.set.instances().filter(|instance| is_callable(instance));
+        let name = self.settings.address_name.as_deref();
+        let callable = self.set.instances();
+        let callable = callable.filter(|instance| is_callable(instance) && endpoint(instance, name).is_some());
         let failing = |instance: &Instance| {
             matches!(self.members.get(&instance.id), Some(ChannelMember { state: ChannelMemberState::Failing(_), .. }))
         };
         let selected = self.selection.select(callable, locality, failing);
-        let name = self.settings.address_name.as_deref();
         let selected: HashMap<_, _> = selected
             .into_iter()
             .filter_map(|instance| Some((instance.id.clone(), endpoint(instance, name)?)))
@@ -216,7 +217,7 @@ impl ChannelTask {
 
     /// Returns the table of the present connections.
     fn table(&self) -> CallTable {
-        let prefers_zone = self.preferred_zone();
+        let (prefers_zone, name) = (self.preferred_zone(), self.settings.address_name.as_deref());
         let now = crate::client::now() - self.epoch;
         let (mut connections, mut candidates, mut instances) = (Vec::new(), Vec::new(), Vec::new());
         let mut zone = LocalCapacity::default();
@@ -227,7 +228,7 @@ impl ChannelTask {
             if proximity == Proximity::Zone {
                 zone.registered += weight;
                 let fails = member.is_some_and(|member| matches!(member.state, ChannelMemberState::Failing(_)));
-                if is_callable(instance) && !fails {
+                if is_callable(instance) && endpoint(instance, name).is_some() && !fails {
                     zone.callable += weight;
                     zone.callable_count += 1;
                 }
@@ -291,6 +292,11 @@ impl ChannelTask {
         }
         if counts.is_empty() {
             return "no instance is registered".to_owned();
+        }
+        if let Some(name) = self.settings.address_name.as_deref()
+            && self.set.instances().all(|instance| endpoint(instance, Some(name)).is_none())
+        {
+            return format!("no instance has an address with the name \"{name}\"");
         }
         let prefix = InstanceStatus::Unspecified.as_str_name().trim_end_matches("UNSPECIFIED");
         let counts = counts.iter().map(|(status, count)| format!("{count} {}", status.trim_start_matches(prefix)));

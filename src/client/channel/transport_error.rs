@@ -21,8 +21,10 @@ fn describe(error: &hyper::Error) -> (Code, String) {
     let mut innermost: &(dyn Error + 'static) = error;
     let mut code = Code::Unavailable;
     loop {
-        if let Some(reason) = innermost.downcast_ref::<h2::Error>().and_then(h2::Error::reason) {
-            code = code_of(reason);
+        if let Some(error) = innermost.downcast_ref::<h2::Error>() {
+            // The instance closes the connection and has not processed the request.
+            let is_closing = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+            code = error.reason().filter(|_| !is_closing).map_or(code, code_of);
         }
         match innermost.source() {
             Some(source) => innermost = source,

@@ -62,7 +62,9 @@ impl AssignmentQuery<'_> {
         let state = AssignmentState { context, query: self, service, subset, weights, version };
         match self.policy.zone {
             ZoneMode::Off => {
-                if self.zone.is_some() {
+                // A client that rejected the present policy may have one without zones, while others have zones.
+                let is_present = || registry.policies().effective(&state.service).revision == self.policy.revision;
+                if layouts.has(self.cluster) && is_present() {
                     layouts.forget(self.cluster);
                 }
                 state.encoded(None, || state.parts().encode(self.cluster, None))

@@ -98,7 +98,8 @@ impl XdsApi {
     }
 
     fn explained_resources(&self, names: &ResourceNames<'_>) -> Vec<pb::XdsResource> {
-        let (client, mut policies) = (ClientProfile::default(), StreamPolicies::default());
+        let (client, mut policies) =
+            (ClientProfile::default(), StreamPolicies::new(self.context.engine.registry().policies().revision()));
         let source = RegistrySource::new(self, &client, &mut policies);
         let found = names.all().filter_map(|(kind, name)| Some((kind, name, source.resource(kind, name)?)));
         found

@@ -8,7 +8,7 @@ use super::{
     version,
 };
 use crate::{
-    model::Incarnation,
+    model::{Incarnation, Revision},
     pb::envoy::{
         config::core::v3::{Node, node::UserAgentVersionType},
         service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
@@ -72,6 +72,8 @@ pub(super) struct ParsedRequest {
     pub(super) names: RequestedNames,
     /// Incarnation of the registry that the client has resources of.
     pub(super) remembers: Option<Incarnation>,
+    /// Revision of the registry in the latest response of the type that the client accepted. The delta protocol does not tell.
+    pub(super) accepted_revision: Option<Revision>,
 }
 
 /// Request message of one of the protocols.
@@ -97,13 +99,15 @@ impl XdsRequest for DiscoveryRequest {
     const VARIANT: XdsVariant = XdsVariant::StateOfTheWorld;
 
     fn into_parsed(self) -> ParsedRequest {
+        let version = version::parse(&self.version_info);
         ParsedRequest {
             node: self.node.map(NodeIdentity::from),
             type_url: self.type_url,
             nonce: self.response_nonce,
             error: self.error_detail.map(|status| status.message),
             names: RequestedNames::All(self.resource_names),
-            remembers: version::parse(&self.version_info).map(|(incarnation, _)| incarnation),
+            remembers: version.map(|(incarnation, _)| incarnation),
+            accepted_revision: version.map(|(_, revision)| Revision(revision)),
         }
     }
 }
@@ -130,6 +134,7 @@ impl XdsRequest for DeltaDiscoveryRequest {
                 initial,
             },
             remembers,
+            accepted_revision: None,
         }
     }
 }

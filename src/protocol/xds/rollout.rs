@@ -71,6 +71,8 @@ pub(super) struct PolicyRollout {
     keeps_clusters: bool,
     /// Step that the client has not confirmed yet. `None`: the client has the target.
     step: Option<RolloutStep>,
+    /// Nonce of the last response before the resources changed for the present step. Rejections of earlier responses say nothing about it.
+    began_after: u64,
 }
 
 /// Step that the client has not confirmed yet.
@@ -98,7 +100,18 @@ impl PolicyRollout {
             retired: BTreeMap::new(),
             keeps_clusters,
             step: Some(RolloutStep::default()),
+            began_after: 0,
         }
+    }
+
+    /// Nonce of the last response before the present step.
+    pub(super) fn began_after(&self) -> u64 {
+        self.began_after
+    }
+
+    /// Sets the nonce of the last response before the present step, which has just begun.
+    pub(super) fn set_began_after(&mut self, nonce: u64) {
+        self.began_after = nonce;
     }
 
     /// Policy that decides where calls go.

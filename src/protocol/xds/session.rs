@@ -22,7 +22,7 @@ use super::{
     rollout::StepAnswer,
 };
 use crate::model::UnixMillis;
-pub(super) use subscription::{ResourceStatus, SentResponse, TypeSubscription};
+pub(super) use subscription::{ResourceStatus, SentResponse, TypeSubscription, service_of};
 
 /// Maximum length of a stored error text of a client, in characters.
 const MAX_ERROR_CHARS: usize = 1_024;
@@ -216,6 +216,11 @@ impl Session {
         self.changed(service, clusters);
     }
 
+    /// Number of subscribed resources of all types.
+    pub(super) fn len(&self) -> usize {
+        self.types.iter().map(TypeSubscription::len).sum()
+    }
+
     /// Returns whether the client subscribes to all clusters.
     pub(super) fn has_all_clusters(&self) -> bool {
         self.types[ResourceType::Cluster as usize].is_wildcard()
@@ -241,12 +246,16 @@ impl Session {
         services
     }
 
-    /// Returns the reason for which the client rejects a resource of a service. `None`: it rejects none.
-    pub(super) fn rejection(&self, service: &str) -> Option<&Arc<str>> {
+    /// Nonce of the latest response. 0: there was none.
+    pub(super) fn latest_nonce(&self) -> u64 {
+        self.nonce
+    }
+
+    /// Returns the reason for which the client rejects a resource of a service that it was sent after this response. `None`: it rejects none.
+    pub(super) fn rejection(&self, service: &str, after: u64) -> Option<&Arc<str>> {
         let rejected = ResourceType::ALL.into_iter().filter_map(|kind| {
             let subscription = &self.types[kind as usize];
-            let status = subscription.status_of_service(kind, service);
-            subscription.rejected().filter(|_| status == Some(ResourceStatus::Rejected))
+            subscription.rejected().filter(|_| subscription.rejects_service(kind, service, after))
         });
         rejected.max_by_key(|rejected| rejected.at).map(|rejected| &rejected.error)
     }
@@ -256,7 +265,12 @@ impl Session {
         match self.unconfirmed(service, clusters) {
             None => StepAnswer::Accepted,
             Some((ResourceType::Listener | ResourceType::Route, _)) => StepAnswer::Waiting,
-            Some((ResourceType::Cluster | ResourceType::Assignment, _)) => StepAnswer::RoutesAccepted,
+            Some((kind @ (ResourceType::Cluster | ResourceType::Assignment), name)) => {
+                let subscription = &self.types[kind as usize];
+                // A client that waits for a cluster would have its calls wait, too.
+                let is_awaited = subscription.status_of(&name).is_some() && !subscription.has_accepted(&name);
+                if is_awaited { StepAnswer::Waiting } else { StepAnswer::RoutesAccepted }
+            }
         }
     }
 

@@ -17,21 +17,23 @@ use super::{
     frame,
     request::{NodeIdentity, ParsedRequest, XdsRequest},
     resource::ResourceType,
-    session::{InterestChange, RequestOutcome, RequestedNames, Session, SubscriptionRequest},
+    session::{InterestChange, RequestOutcome, RequestedNames, Session, SubscriptionRequest, service_of},
     source::{ClientProfile, RegistrySource},
     stream_list::{XdsStreamGuard, XdsStreamState},
-    stream_policies::StreamPolicies,
     stream_wake::StreamWake,
 };
 use crate::{
     app::{ReaderMemory, ServerContext, UserAgent, WatchProtocol, WatchedResource, WatcherGuard, XdsWatch},
     metrics::XdsCounters,
-    model::{ServiceName, topic_of_policies},
+    model::{Revision, ServiceName, topic_of_policies},
     transport::{ChangedServices, Connection, MessageSource, NextMessage},
 };
 
 /// Time within which the first request of a stream must arrive.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Number of services beyond which a stream forgets the policies of those that it no longer subscribes to.
+const MIN_FORGOTTEN_POLICIES: usize = 64;
 
 /// Stream of a client, in either protocol.
 #[derive(Debug)]
@@ -80,11 +82,11 @@ impl<Q: XdsRequest> AdsStream<Q> {
         let incarnation = self.context.engine.registry().incarnation();
         let stream = Arc::clone(&self.entry.stream);
         let mut state = stream.state.lock();
-        let ParsedRequest { node, type_url, nonce, error, names, remembers } = request;
+        let ParsedRequest { node, type_url, nonce, error, names, remembers, accepted_revision } = request;
         if let Some(node) = node {
             state.client = ClientProfile::of(&node);
-            if state.policies.is_empty() {
-                state.policies = StreamPolicies::keeping_clusters(state.client.is_tonic());
+            if state.client.is_tonic() {
+                state.policies.keep_clusters();
             }
             state.zones.set_zone(&node.region, &node.zone);
             state.node = node;
@@ -103,6 +105,9 @@ impl<Q: XdsRequest> AdsStream<Q> {
             state.session.hold(true);
             self.watcher.watcher.waiting.store(true, Ordering::Relaxed);
         }
+        if let Some(revision) = accepted_revision.filter(|_| remembers == Some(incarnation)) {
+            self.resume_policies(&mut state, kind, &names, revision);
+        }
         let now = self.context.clock.now().wall;
         let outcome = state.session.request(SubscriptionRequest { kind, nonce, error, names }, now);
         if let RequestOutcome::Rejected(error) = &outcome {
@@ -110,8 +115,37 @@ impl<Q: XdsRequest> AdsStream<Q> {
         }
         self.entry.count(state.session.named())?;
         self.change_interest(&mut state);
+        let XdsStreamState { policies, session, .. } = &mut *state;
+        if policies.len() > 2 * session.len() + MIN_FORGOTTEN_POLICIES {
+            policies.forget_unsubscribed(session);
+        }
         self.advance(&mut state);
         Ok(None)
+    }
+
+    /// Begins with the policies that the client has from an earlier stream, so that a change since then is made in steps.
+    fn resume_policies(
+        &self,
+        state: &mut XdsStreamState,
+        kind: ResourceType,
+        names: &RequestedNames,
+        accepted_revision: Revision,
+    ) {
+        let policies = self.context.engine.registry().policies();
+        let RequestedNames::All(names) = names else { return };
+        if accepted_revision >= policies.revision() || state.session.subscription(kind).has_begun() {
+            return;
+        }
+        for service in names.iter().filter_map(|name| ServiceName::parse(service_of(kind, name)).ok()) {
+            let present = policies.effective(&service);
+            if state.policies.get(service.as_str()).is_none()
+                && let Some(before) = policies.effective_at(&service, accepted_revision)
+                && before.revision != present.revision
+            {
+                state.policies.resume(service.as_str(), before);
+                state.policies.set_target(service.as_str(), &present, 0);
+            }
+        }
     }
 
     fn counters(&self, kind: ResourceType) -> &XdsCounters {
@@ -178,17 +212,13 @@ impl<Q: XdsRequest> AdsStream<Q> {
         match changes {
             ChangedServices::Named(names) => {
                 for name in names.iter() {
-                    if *name == topic_of_policies() {
-                        self.policies_changed(&mut state);
-                    } else {
+                    // Policies are compared by their revision.
+                    if *name != topic_of_policies() {
                         self.service_changed(&mut state, name);
                     }
                 }
             }
-            ChangedServices::All => {
-                self.policies_changed(&mut state);
-                state.session.all_changed();
-            }
+            ChangedServices::All => state.session.all_changed(),
         }
     }
 
@@ -199,13 +229,27 @@ impl<Q: XdsRequest> AdsStream<Q> {
         }
     }
 
-    /// Begins the changes of the policies of all services that the client subscribes to.
-    fn policies_changed(&mut self, state: &mut XdsStreamState) {
+    /// Begins the changes of the policies of all services that the client subscribes to, if there are any.
+    fn take_policies(&mut self) {
+        let stream = Arc::clone(&self.entry.stream);
+        let mut state = stream.state.lock();
         let policies = self.context.engine.registry().policies();
+        let newest = policies.revision();
+        if newest == state.policies.seen() {
+            return;
+        }
+        self.policies_changed(&mut state, newest);
+    }
+
+    fn policies_changed(&mut self, state: &mut XdsStreamState, newest: Revision) {
+        let policies = self.context.engine.registry().policies();
+        let XdsStreamState { policies: of_stream, session, .. } = &mut *state;
+        of_stream.begin_changes(newest, session);
         let services: Vec<_> =
             state.session.services().into_iter().filter_map(|name| ServiceName::parse(name).ok()).collect();
         for service in &services {
-            if state.policies.set_target(service.as_str(), &policies.effective(service)) {
+            let nonce = state.session.latest_nonce();
+            if state.policies.set_target(service.as_str(), &policies.effective(service), nonce) {
                 mark(state, service, &self.context, Session::policy_changed);
             }
         }
@@ -293,6 +337,8 @@ impl<Q: XdsRequest> MessageSource for AdsStream<Q> {
                 return self.end(XdsError::ShuttingDown.into());
             }
             let mut idle = true;
+            // Before requests and changes, so that no resource is made by a policy whose change was not taken in.
+            self.take_policies();
             match Pin::new(&mut self.requests).poll_next(context) {
                 Poll::Ready(Some(Ok(request))) => match self.request(request) {
                     Ok(Some(answer)) => return Poll::Ready(Some(NextMessage::Message(answer))),

@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use super::{cluster_name::split_cluster_name, rollout::PolicyRollout, session::Session};
+use super::{
+    cluster_name::split_cluster_name,
+    rollout::{PolicyRollout, StepAnswer},
+    session::Session,
+};
 use crate::model::{EffectivePolicy, Revision};
 
 /// Policies of all services as one stream gets them. A service without a policy is not in it until it gets one.
@@ -17,12 +21,44 @@ pub(super) struct StreamPolicies {
     incomplete: BTreeSet<Arc<str>>,
     /// Clusters stay listed as long as the stream lasts.
     keeps_clusters: bool,
+    /// Revision up to which changes of policies were taken in. A newer policy of a service that is not here replaces the absence of one,
+    /// which the client may know.
+    seen: Revision,
 }
 
 impl StreamPolicies {
-    /// Policies of a client that may not use a cluster again that left the list (`keeps_clusters`).
-    pub(super) fn keeping_clusters(keeps_clusters: bool) -> Self {
-        Self { keeps_clusters, ..Self::default() }
+    /// Policies of a new stream, which has taken in the changes up to this revision.
+    pub(super) fn new(seen: Revision) -> Self {
+        Self { seen, ..Self::default() }
+    }
+
+    /// Keeps clusters listed: the client may not use a cluster again that left the list.
+    pub(super) fn keep_clusters(&mut self) {
+        self.keeps_clusters = true;
+    }
+
+    /// Revision up to which changes of policies were taken in.
+    pub(super) fn seen(&self) -> Revision {
+        self.seen
+    }
+
+    /// Begins to take in the changes up to this revision. Forgets the services that the client no longer subscribes to, which would keep
+    /// their policies.
+    pub(super) fn begin_changes(&mut self, seen: Revision, session: &Session) {
+        self.seen = seen;
+        self.forget_unsubscribed(session);
+    }
+
+    /// Forgets the services that the client no longer subscribes to.
+    pub(super) fn forget_unsubscribed(&mut self, session: &Session) {
+        let services = session.services();
+        self.rollouts.retain(|service, _| services.contains(&**service));
+        self.incomplete.retain(|service| services.contains(&**service));
+    }
+
+    /// Number of services that have or had a policy.
+    pub(super) fn len(&self) -> usize {
+        self.rollouts.len()
     }
 
     /// Returns the rollout of a service, which begins with its present policy. `None`: the service never had a policy.
@@ -32,8 +68,11 @@ impl StreamPolicies {
         present: impl FnOnce() -> Arc<EffectivePolicy>,
     ) -> Option<&PolicyRollout> {
         if !self.rollouts.contains_key(service) {
+            if self.seen == Revision(0) {
+                return None;
+            }
             let policy = present();
-            if policy.revision == Revision(0) {
+            if policy.revision == Revision(0) || policy.revision > self.seen {
                 return None;
             }
             self.insert(service, policy);
@@ -41,18 +80,18 @@ impl StreamPolicies {
         self.rollouts.get(service)
     }
 
-    /// Returns whether no service has or had a policy.
-    pub(super) fn is_empty(&self) -> bool {
-        self.rollouts.is_empty()
-    }
-
     /// Returns the rollout of a service, if there is one.
     pub(super) fn get(&self, service: &str) -> Option<&PolicyRollout> {
         self.rollouts.get(service)
     }
 
+    /// Begins with a policy that the client has from an earlier stream.
+    pub(super) fn resume(&mut self, service: &str, policy: Arc<EffectivePolicy>) {
+        self.insert(service, policy);
+    }
+
     /// Sets the newest policy of a service that the client subscribes to. Returns whether the resources of the service change.
-    pub(super) fn set_target(&mut self, service: &str, policy: &Arc<EffectivePolicy>) -> bool {
+    pub(super) fn set_target(&mut self, service: &str, policy: &Arc<EffectivePolicy>, latest_nonce: u64) -> bool {
         if !self.rollouts.contains_key(service) {
             if policy.revision == Revision(0) {
                 return false;
@@ -62,6 +101,7 @@ impl StreamPolicies {
         let Some(rollout) = self.rollouts.get_mut(service) else { return false };
         let changed = rollout.set_target(policy);
         if changed {
+            rollout.set_began_after(latest_nonce);
             self.incomplete.insert(service.into());
         }
         changed
@@ -73,13 +113,15 @@ impl StreamPolicies {
         let rollouts = &mut self.rollouts;
         self.incomplete.retain(|service| {
             let Some(rollout) = rollouts.get_mut(service) else { return false };
-            let has_changed = if let Some(error) = session.rejection(service) {
-                rollout.reject(error)
+            let has_changed = if let Some(error) = session.rejection(service, rollout.began_after()) {
+                // A rejection that changes nothing more is not waited for.
+                rollout.reject(error) || rollout.advance(StepAnswer::Waiting, now)
             } else {
                 let clusters = rollout.listed().iter().map(|cluster| &**cluster);
                 rollout.advance(session.answer(service, clusters), now)
             };
             if has_changed {
+                rollout.set_began_after(session.latest_nonce());
                 changed.push(Arc::clone(service));
             }
             !rollout.is_complete()

@@ -29,6 +29,11 @@ impl ZoneLayouts {
         self.services.get_mut(split_cluster_name(cluster).0)?.layout((cluster, client), instances, now)
     }
 
+    /// Returns whether clients of a cluster have layouts.
+    pub(super) fn has(&self, cluster: &str) -> bool {
+        self.services.get(split_cluster_name(cluster).0).is_some_and(|service| service.has_layouts(cluster))
+    }
+
     /// Drops the layouts of a cluster whose clients no longer prefer their zones.
     pub(super) fn forget(&self, cluster: &str) {
         if let Some(mut service) = self.services.get_mut(split_cluster_name(cluster).0) {

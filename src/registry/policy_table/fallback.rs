@@ -64,9 +64,10 @@ impl FallbackGraph {
         }
         let below = |name: &ServiceName| if name == service { fallback } else { self.fallbacks_of(name) }.iter();
         let above = |name: &ServiceName| self.named_by.get(name).into_iter().flatten();
-        let mut longest = longest_chain(service, &above, &mut HashMap::new());
+        let mut longest = longest_chain(service, &above, MAX_FALLBACK_DEPTH + 1, &mut HashMap::new());
         longest.reverse();
-        longest.extend(longest_chain(service, &below, &mut HashMap::new()).into_iter().skip(1));
+        let rest = longest_chain(service, &below, MAX_FALLBACK_DEPTH + 1, &mut HashMap::new());
+        longest.extend(rest.into_iter().skip(1));
         if longest.len() - 1 > MAX_FALLBACK_DEPTH {
             let problem = format!("makes a chain of {} fallbacks ({})", longest.len() - 1, chain(&longest));
             let hint = format!("leave out one of these fallbacks: {MAX_FALLBACK_DEPTH} may follow each other");
@@ -111,21 +112,23 @@ impl FallbackGraph {
     }
 }
 
-/// Returns the longest chain that begins with a service. `next`: the services that can follow one. `known`: chains that are known.
+/// Returns the longest chain of up to `depth` services after a service, which it begins with. `next`: the services that can follow one.
+/// `known`: chains that are known, by their first service and their depth.
 fn longest_chain<'a, I: Iterator<Item = &'a ServiceName>>(
     service: &ServiceName,
     next: &impl Fn(&ServiceName) -> I,
-    known: &mut HashMap<ServiceName, Vec<ServiceName>>,
+    depth: usize,
+    known: &mut HashMap<(ServiceName, usize), Vec<ServiceName>>,
 ) -> Vec<ServiceName> {
-    if let Some(chain) = known.get(service) {
+    if let Some(chain) = known.get(&(service.clone(), depth)) {
         return chain.clone();
     }
-    // Ends the recursion if the services before are part of a cycle, which no accepted policy has.
-    known.insert(service.clone(), Vec::new());
-    let chains = next(service).map(|name| longest_chain(name, next, known));
-    let rest = chains.max_by_key(Vec::len).unwrap_or_default();
-    let chain: Vec<_> = [service.clone()].into_iter().chain(rest).collect();
-    known.insert(service.clone(), chain.clone());
+    let rest = match depth.checked_sub(1) {
+        Some(rest) => next(service).map(|name| longest_chain(name, next, rest, known)).max_by_key(Vec::len),
+        None => None,
+    };
+    let chain: Vec<_> = [service.clone()].into_iter().chain(rest.unwrap_or_default()).collect();
+    known.insert((service.clone(), depth), chain.clone());
     chain
 }
 

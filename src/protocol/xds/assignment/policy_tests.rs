@@ -265,8 +265,9 @@ proptest! {
             for group in assignment.endpoints.iter().filter(|group| group.priority == called) {
                 let name = group.locality.clone().unwrap();
                 prop_assert!(zone.shares.contains_key(&ZoneName::new(&name.region, &name.zone)), "{:?}", name);
-                let has_weight = zone.shares.len() == 1 || group.load_balancing_weight > Some(1);
-                prop_assert!(has_weight == is_routable(group) || zone.shares.len() == 1, "{:?}", group);
+                // A routable locality may have the least weight, too, beside one of a far greater weight.
+                let has_least = group.load_balancing_weight == Some(1);
+                prop_assert!(has_least || is_routable(group) || zone.shares.len() == 1, "{:?}", group);
             }
         }
     }

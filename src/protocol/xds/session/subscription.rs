@@ -12,6 +12,8 @@ use std::{
 use super::{InterestChange, MAX_ERROR_CHARS, MAX_RESPONSE_BYTES, RequestOutcome};
 use crate::{model::UnixMillis, protocol::xds::resource::EncodedResource};
 
+pub(in crate::protocol::xds) use service::service_of;
+
 /// Maximum number of changed names that a subscription to all looks up one by one. With more, it reads the list of all.
 const MAX_UNLISTED_NAMES: usize = 1_024;
 /// Name that subscribes to all resources.
@@ -61,6 +63,8 @@ struct ResourceState {
     sent: Option<u64>,
     /// Nonce of the response with that content. 0: the client has it from an earlier stream.
     nonce: u64,
+    /// Nonce of the first response with the resource. 0: there was none on this stream.
+    first_nonce: u64,
     /// The client rejected that response.
     rejected: bool,
 }
@@ -410,6 +414,9 @@ impl TypeSubscription {
                     new.push(Arc::clone(name));
                 }
                 state.nonce = response.nonce;
+                if state.first_nonce == 0 {
+                    state.first_nonce = response.nonce;
+                }
                 state.rejected = false;
             }
         }

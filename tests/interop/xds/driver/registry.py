@@ -149,13 +149,17 @@ class Service:
         document.update(fields)
         return self.registry.admin.SetPolicy(admin_pb2.SetPolicyRequest(service=self.name, policy=document)).revision
 
-    def unsynced(self, within: float) -> dict[str, str]:
-        """Waits until all clients have the policy; returns the node ids of those that have not, with the reasons."""
+    def unsynced(self, within: float, besides: frozenset[str] | set[str] = frozenset()) -> dict[str, str]:
+        """Waits until all clients have the policy, besides some; returns the node ids of those that have not, with the reasons."""
         deadline = time.monotonic() + within
         request = xds_pb2.GetPolicyRolloutRequest(service=self.name)
-        while (rollout := self.registry.xds.GetPolicyRollout(request)).unsynced and time.monotonic() < deadline:
+        while True:
+            rollout = self.registry.xds.GetPolicyRollout(request)
+            unsynced = {stream.node_id: f"{stream.agent}: {stream.reason}" for stream in rollout.unsynced}
+            others = {node: reason for node, reason in unsynced.items() if node not in besides}
+            if not others or time.monotonic() >= deadline:
+                return others
             time.sleep(0.02)
-        return {stream.node_id: f"{stream.agent}: {stream.reason}" for stream in rollout.unsynced}
 
     def drain(self, id: str) -> None:
         self.registry.command("drain", f"{self.name}/{id}")

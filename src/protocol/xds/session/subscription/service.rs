@@ -9,7 +9,7 @@ use crate::protocol::xds::{
 };
 
 /// Returns the service that a resource of a type belongs to.
-fn service_of(kind: ResourceType, name: &str) -> &str {
+pub(in crate::protocol::xds) fn service_of(kind: ResourceType, name: &str) -> &str {
     match kind {
         ResourceType::Cluster | ResourceType::Assignment => split_cluster_name(name).0,
         ResourceType::Listener | ResourceType::Route => cluster_of(name).unwrap_or(name),
@@ -51,6 +51,27 @@ impl TypeSubscription {
         service: &str,
     ) -> Option<ResourceStatus> {
         self.of_service(kind, service).filter_map(|name| self.settled_status(name)).min_by_key(|status| rank(*status))
+    }
+
+    /// Returns whether the client has accepted some content of a resource.
+    pub(in crate::protocol::xds::session) fn has_accepted(&self, name: &str) -> bool {
+        let accepted = self.accepted.map_or(0, |response| response.nonce);
+        self.resources.get(name).is_some_and(|state| {
+            let rejects_first = state.rejected && state.nonce == state.first_nonce;
+            state.sent.is_some() && state.first_nonce <= accepted && !rejects_first
+        })
+    }
+
+    /// Returns whether the client rejects a resource of a service that it was sent after this response.
+    pub(in crate::protocol::xds::session) fn rejects_service(
+        &self,
+        kind: ResourceType,
+        service: &str,
+        after: u64,
+    ) -> bool {
+        let rejects =
+            |name: &Arc<str>| self.resources.get(name).is_some_and(|state| state.rejected && state.nonce > after);
+        self.of_service(kind, service).any(rejects)
     }
 
     /// Returns the status of a resource; one that may have changed is stale. `None`: the client does not subscribe to it.
