@@ -178,7 +178,7 @@ fn flags_named_by_documents_exist() {
     let verbs = verbs.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     let mut helps: Vec<String> = verbs.map(|line| help(&[line.trim().split(' ').next().unwrap()])).collect();
     helps.extend(["events", "reset"].map(|verb| help(&["self-preservation", verb])));
-    helps.push(help(&["xds", "bootstrap"]));
+    helps.extend(["bootstrap", "explain"].map(|verb| help(&["xds", verb])));
     helps.extend(["set", "apply", "get", "diff"].map(|verb| help(&["policy", verb])));
     helps.push(help(&["subset", "set"]));
     helps.extend(["set", "add"].map(|verb| help(&["route", verb])));

@@ -1,5 +1,7 @@
 //! xDS streams for operators: `callboard clients`, `callboard xds explain`, CSDS and metrics.
 
+mod policy;
+
 use callboard::pb::{
     callboard::v1::{
         Address, ExplainRequest, ExplainResponse, ListPolicyLimitationsRequest, Locality, OmissionReason,

@@ -17,8 +17,8 @@ mod tests;
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::model::Locality;
-pub use layout::{ZoneClass, ZoneLayout, ZoneLayoutState};
-pub use service::{ServiceZones, ZoneInstances};
+pub use layout::{ZoneClass, ZoneLayout, ZoneLayoutPhase, ZoneLayoutState};
+pub use service::{ReportedZone, ServiceZones, ZoneInstances, ZoneReport};
 
 /// Minimum number of routable instances in a zone whose clients prefer it.
 const MIN_LOCAL_INSTANCES: usize = 2;
@@ -83,6 +83,17 @@ pub struct LocalShare {
     pub overprovisioned: f64,
     /// Minimum of 1 and both.
     pub share: f64,
+}
+
+/// Terms of the share that the local instances of a zone get.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ZoneTerms {
+    /// Part of the capacity of all zones.
+    pub capacity: f64,
+    /// Part of the clients that prefer their zones. `None`: it is not known, or the clients of the zone have no preference.
+    pub demand: Option<f64>,
+    /// Share of the local instances. `None`: the clients of the zone have no preference.
+    pub local: Option<LocalShare>,
 }
 
 /// Reason for which the clients of a zone call all zones in proportion to their capacity.
@@ -188,6 +199,14 @@ impl<'a> ZoneTargets<'a> {
         let spilled: f64 = shares.values().sum();
         shares.insert(client.clone(), 1.0 - spilled);
         Ok(ZonePreference { local, shares })
+    }
+
+    /// Returns the terms of a zone. `None`: it has no instances.
+    #[must_use]
+    pub fn terms(&self, zone: &ZoneName) -> Option<ZoneTerms> {
+        let zone = self.zones.iter().find(|known| known.name == zone)?;
+        let is_known = zone.local.is_some_and(|local| local.capacity_per_demand.is_some());
+        Some(ZoneTerms { capacity: zone.part, demand: is_known.then_some(zone.demand), local: zone.local })
     }
 
     /// Distributes the calls that the clients of a zone send to other zones: in the same region as far as its zones have spare capacity,

@@ -22,12 +22,12 @@ enum XdsCommand {
     /// Print the bootstrap file of a gRPC client or of Envoy
     Bootstrap(Box<bootstrap::BootstrapArgs>),
     /// Show what a client gets that dials a name, and why it might get nothing (exit code 6 if calls fail)
-    Explain(explain::ExplainArgs),
+    Explain(Box<explain::ExplainArgs>),
 }
 
 pub(crate) fn run(args: XdsArgs) -> Result<ExitCode, CliError> {
     match args.command {
         XdsCommand::Bootstrap(args) => bootstrap::run(&args),
-        XdsCommand::Explain(args) => block_on(explain::run(args)),
+        XdsCommand::Explain(args) => block_on(explain::run(*args)),
     }
 }

@@ -69,6 +69,21 @@ impl ZoneLayout {
     }
 }
 
+/// State of a layout with regard to its next change, if the numbers stay as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ZoneLayoutPhase {
+    /// All zones share the calls by capacity.
+    ByCapacity,
+    /// All zones share the calls by capacity. The clients begin to prefer their zone after this time.
+    PreferencePending(Duration),
+    /// All calls stay in the zone until the spill would be 5 %.
+    Local,
+    /// Calls go to other zones, until the spill has been below 2 % for 60 seconds.
+    Spilling,
+    /// Calls go to other zones, but the spill would be below 2 %. It ends after this time.
+    SpillEnding(Duration),
+}
+
 /// Layout that the clients of a zone have, with the memory that keeps it from changing back and forth.
 ///
 /// Spill begins at 5 % and ends once it was below 2 % for 60 seconds. While it lasts, a zone that gets calls keeps getting some, because
@@ -110,6 +125,20 @@ impl ZoneLayoutState {
     #[must_use]
     pub fn layout(&self) -> &Arc<ZoneLayout> {
         &self.layout
+    }
+
+    /// Returns the state with regard to the next change.
+    #[must_use]
+    pub fn phase(&self, now: Duration) -> ZoneLayoutPhase {
+        let remaining = |since: Duration| CALM.saturating_sub(now.saturating_sub(since));
+        if self.layout.is_by_capacity() {
+            let since = self.preferable_since.map(remaining);
+            return since.map_or(ZoneLayoutPhase::ByCapacity, ZoneLayoutPhase::PreferencePending);
+        }
+        if !self.spills {
+            return ZoneLayoutPhase::Local;
+        }
+        self.calm_since.map(remaining).map_or(ZoneLayoutPhase::Spilling, ZoneLayoutPhase::SpillEnding)
     }
 
     /// Returns whether the zones with routable instances are others than at the latest update. Then the layout must not wait.

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{ZoneLayout, ZoneLayoutState, ZoneName, ZoneSummary, ZoneTargets};
+use super::{
+    NoPreferenceReason, ZoneLayout, ZoneLayoutPhase, ZoneLayoutState, ZoneName, ZonePreference, ZoneSummary,
+    ZoneTargets, ZoneTerms,
+};
 
 /// Minimum time between two changes of the layouts of a service, unless a zone empties or returns.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
@@ -30,7 +33,63 @@ struct ClusterZones {
 /// Numbers of the zones with instances, without streams.
 pub type ZoneInstances = BTreeMap<Arc<ZoneName>, ZoneSummary>;
 
+/// Zones of a cluster for the clients of one zone, as operators see them.
+#[derive(Debug)]
+pub struct ZoneReport {
+    /// Zones with instances or clients, by name.
+    pub zones: Vec<ReportedZone>,
+    /// Shares by the present numbers, or the reason for which all zones share the calls by capacity.
+    pub preference: Result<ZonePreference, NoPreferenceReason>,
+    /// Layout that the clients have, or that the first client will get.
+    pub layout: Arc<ZoneLayout>,
+    /// State of the layout.
+    pub phase: ZoneLayoutPhase,
+}
+
+/// Zone in a report.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReportedZone {
+    /// Name of the zone.
+    pub name: Arc<ZoneName>,
+    /// Numbers of the zone.
+    pub numbers: ZoneSummary,
+    /// Terms of its share. `None`: it has no instances.
+    pub terms: Option<ZoneTerms>,
+}
+
 impl ServiceZones {
+    /// Returns the zones of a cluster with these instances for the clients of a zone, and changes nothing. A client without a stream counts
+    /// as one, as it will once it has one.
+    #[must_use]
+    pub fn report(
+        &self,
+        (cluster, client): (&str, &Arc<ZoneName>),
+        instances: &ZoneInstances,
+        now: Duration,
+    ) -> ZoneReport {
+        let known = self.clusters.get(cluster);
+        let mut zones = instances.clone();
+        for (zone, summary) in
+            known.into_iter().flat_map(|known| &known.zones).filter(|(_, summary)| summary.streams > 0)
+        {
+            zones.entry(Arc::clone(zone)).or_default().streams = summary.streams;
+        }
+        let state = known.and_then(|known| known.layouts.get(client)).map(|(state, _)| state);
+        if client.is_named() {
+            let streams = &mut zones.entry(Arc::clone(client)).or_default().streams;
+            *streams = (*streams).max(1);
+        }
+        let targets = ZoneTargets::new(&zones);
+        let present = |state: &ZoneLayoutState| (Arc::clone(state.layout()), state.phase(now));
+        let (layout, phase) = state.map_or_else(|| present(&ZoneLayoutState::new(client, &targets)), present);
+        let reported = zones.iter().map(|(name, numbers)| ReportedZone {
+            name: Arc::clone(name),
+            numbers: numbers.clone(),
+            terms: targets.terms(name),
+        });
+        ZoneReport { zones: reported.collect(), preference: targets.of(client), layout, phase }
+    }
+
     /// Counts a stream of a client in this zone.
     pub fn add_stream(&mut self, cluster: &str, zone: &Arc<ZoneName>) {
         let found = match self.clusters.get_mut(cluster) {

@@ -163,6 +163,46 @@ fn layouts_of_a_service_change_once_in_five_seconds_unless_a_zone_empties() {
     assert!(service.is_empty());
 }
 
+#[test]
+fn report_has_the_layout_of_the_clients_and_its_next_change() {
+    let instances = |one| Arc::new(Zones::from([zone("r", "z1", one, 4, 0), zone("r", "z2", 4, 4, 0)]));
+    let (z1, z2, other) = (Arc::new(name("z1")), Arc::new(name("z2")), Arc::new(name("z3")));
+    let report = |service: &ServiceZones, zone: &Arc<ZoneName>, instances: &Arc<Zones>, second| {
+        service.report(("web", zone), instances, Duration::from_secs(second))
+    };
+    let mut service = ServiceZones::default();
+    let first = report(&service, &z1, &instances(4), 0);
+    assert_eq!((first.layout.spill(), first.phase), (0, ZoneLayoutPhase::Local));
+    let streams: Vec<_> = first.zones.iter().map(|zone| (zone.numbers.streams, zone.terms.unwrap().demand)).collect();
+    assert_eq!(streams, [(1, None), (0, None)], "the first client counts, but the distribution is not known");
+    assert!(service.is_empty());
+    for (zone, reason) in
+        [(&other, NoPreferenceReason::FewLocalInstances), (&Arc::default(), NoPreferenceReason::ClientWithoutZone)]
+    {
+        let report = report(&service, zone, &instances(4), 0);
+        assert_eq!((report.preference, report.phase), (Err(reason), ZoneLayoutPhase::ByCapacity));
+        assert!(report.layout.is_by_capacity());
+    }
+
+    for _ in 0..20 {
+        service.add_stream("web", &z1);
+        service.add_stream("web", &z2);
+    }
+    let (half, whole) = (instances(2), instances(4));
+    assert!(service.layout(("web", &z1), &half, Duration::ZERO).is_some());
+    let spilling = report(&service, &z1, &half, 0);
+    assert_eq!((spilling.layout.spill(), spilling.phase), (3_333, ZoneLayoutPhase::Spilling));
+    let terms = spilling.zones[0].terms.unwrap();
+    assert!((terms.capacity - 1.0 / 3.0).abs() < 1e-9 && terms.demand == Some(0.5), "{terms:?}");
+    assert_eq!(terms.local, spilling.preference.ok().map(|preference| preference.local));
+
+    assert!(service.layout(("web", &z1), &whole, Duration::from_secs(1)).is_some());
+    let ending = report(&service, &z1, &whole, 11);
+    assert_eq!(ending.layout.spill(), 3_333, "clients keep what they have");
+    assert_eq!(ending.phase, ZoneLayoutPhase::SpillEnding(Duration::from_secs(50)));
+    assert_eq!(ending.preference.unwrap().shares, BTreeMap::from([(name("z1"), 1.0)]));
+}
+
 fn any_zones() -> impl Strategy<Value = Zones> {
     let capacity = (0..3_u8, 1..500_u64, 0..500_u64, 0..6_usize, 0..300_u64);
     vec(capacity, 2..9).prop_map(|zones| {

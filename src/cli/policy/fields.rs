@@ -101,7 +101,7 @@ impl PolicyFields {
     }
 
     /// Returns the fields in the order of [`FIELDS`]. Unknown ones, of a newer server, come before the routes.
-    pub(super) fn in_order(&self) -> impl Iterator<Item = (&str, &Value)> {
+    pub(in crate::cli) fn in_order(&self) -> impl Iterator<Item = (&str, &Value)> {
         ordered(&self.0, &FIELDS)
     }
 

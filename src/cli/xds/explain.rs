@@ -1,5 +1,8 @@
 //! `callboard xds explain`: what a client gets that dials a name, and why it might get nothing.
 
+mod cluster_view;
+mod policy_view;
+mod stream_view;
 mod view;
 
 use std::{io::Write as _, process::ExitCode};
@@ -23,21 +26,53 @@ pub(super) struct ExplainArgs {
     /// Name that the client dials: xds:///payments, payments, payments:50051
     #[arg(value_name = "TARGET")]
     target: String,
+    /// Library of the client and its version, as in go@1.85.0: cpp, go, java, node, php, python, ruby, tonic or envoy
+    #[arg(long = "as", value_name = "LIBRARY@VERSION")]
+    agent: Option<String>,
+    /// Zone of the client, as in eu/a
+    #[arg(long, value_name = "REGION/ZONE")]
+    zone: Option<String>,
+    /// Header of the call, as in x-canary=true; may be repeated
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
+    headers: Vec<(String, String)>,
+    /// Method of the call, as in /pay.v1.Payments/Charge
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
+    /// Subset whose endpoints are shown, instead of those of the cluster with the largest share of the calls
+    #[arg(long, value_name = "NAME")]
+    subset: Option<String>,
     #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
 
+/// Parses a header.
+fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some(_) | None => Err("it has no name; write NAME=VALUE, as in x-canary=true".to_owned()),
+    }
+}
+
 pub(super) async fn run(args: ExplainArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
+    let asked = ExplainRequest {
+        target: args.target.clone(),
+        agent: args.agent.unwrap_or_default(),
+        zone: args.zone.unwrap_or_default(),
+        headers: args.headers.into_iter().collect(),
+        method: args.method.unwrap_or_default(),
+        subset: args.subset.unwrap_or_default(),
+        ..ExplainRequest::default()
+    };
     let pages = pages(usize::MAX, async |page_token| {
-        let request = ExplainRequest { target: args.target.clone(), page_size: 0, page_token };
+        let request = ExplainRequest { page_token, ..asked.clone() };
         let mut page = connection.call(connection.xds().explain(with_deadline(request))).await?;
         let next = std::mem::take(&mut page.next_page_token);
         Ok((vec![page], next))
     });
-    let explanation = ExplanationView::new(args.target.clone(), merge(pages.await?));
+    let explanation = ExplanationView::new(args.target, merge(pages.await?));
     match args.output.format {
         format @ (OutputFormat::Table | OutputFormat::Wide) => print(format, &explanation)?,
         format @ (OutputFormat::Json | OutputFormat::Yaml | OutputFormat::Name) => {
@@ -71,6 +106,13 @@ fn print(format: OutputFormat, explanation: &ExplanationView) -> Result<(), CliE
     let mut out = anstream::stdout();
     for (label, text) in explanation.summary() {
         writeln!(out, "{label:<10}{}", escape(&text))?;
+    }
+    if let Some(policy) = explanation.present_policy() {
+        section(format, &policy.rows())?;
+        section(format, explanation.limitations())?;
+        section(format, &explanation.routes)?;
+        section(format, &explanation.clusters)?;
+        section(format, explanation.zones())?;
     }
     section(format, &explanation.resources)?;
     section(format, &explanation.localities)?;

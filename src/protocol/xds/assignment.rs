@@ -33,8 +33,8 @@ use crate::{
     model::{EffectivePolicy, EmptySubset, Instance, LoadBalancing, Split, SubsetName, WeightSource},
 };
 pub(super) use endpoint::{OmissionReason, XdsEndpoint};
-pub(super) use locality::AssignedLocality;
-use locality::{LocalityNaming, TierKind};
+use locality::LocalityNaming;
+pub(super) use locality::{AssignedLocality, TierKind};
 pub(super) use parts::AssignmentParts;
 pub(super) use priority::PlannedLocality;
 
@@ -94,6 +94,8 @@ pub(super) struct AssignmentInput<'a> {
 pub(super) struct ServiceAssignment<'a> {
     /// Tiers with at least one endpoint each.
     tiers: Vec<Vec<AssignedLocality<'a>>>,
+    /// Instances of each tier.
+    kinds: Vec<TierKind>,
     layout: EndpointLayout,
     /// Percentage of calls that clients drop.
     shed: u8,
@@ -116,7 +118,7 @@ impl<'a> AssignmentInput<'a> {
     /// Encodes the assignment of the cluster with this name for the clients of a zone. `None`: for clients without a preference.
     #[cfg(test)]
     pub(super) fn encode(&self, cluster: &str, zone: Option<&ZoneLayout>) -> super::resource::EncodedResource {
-        self.sort().into_parts().encode(cluster, zone)
+        self.sort().parts().encode(cluster, zone)
     }
 
     /// Sorts the instances into tiers and localities. An assignment in which an address occurs twice is rejected by clients as a whole, so
@@ -147,13 +149,17 @@ impl<'a> AssignmentInput<'a> {
             (EndpointLayout::Priorities | EndpointLayout::Flat, true) => LocalityNaming::WeightClass,
         };
         let tiers = tiers.into_iter().filter(|(_, endpoints)| !endpoints.is_empty());
-        let tiers = tiers.map(|(kind, endpoints)| match kind {
-            TierKind::First | TierKind::Rest => locality::group(kind, naming, endpoints, self.weights),
-            // Effective weights are those of the service itself.
-            TierKind::Fallback if naming == LocalityNaming::Zone => locality::group(kind, naming, endpoints, None),
-            TierKind::Fallback => locality::group(kind, LocalityNaming::Weight, endpoints, None),
+        let tiers = tiers.map(|(kind, endpoints)| {
+            let localities = match kind {
+                TierKind::First | TierKind::Rest => locality::group(kind, naming, endpoints, self.weights),
+                // Effective weights are those of the service itself.
+                TierKind::Fallback if naming == LocalityNaming::Zone => locality::group(kind, naming, endpoints, None),
+                TierKind::Fallback => locality::group(kind, LocalityNaming::Weight, endpoints, None),
+            };
+            (kind, localities)
         });
-        ServiceAssignment { tiers: tiers.collect(), layout: self.layout, shed: self.policy.shed, omitted }
+        let (kinds, tiers) = tiers.unzip();
+        ServiceAssignment { tiers, kinds, layout: self.layout, shed: self.policy.shed, omitted }
     }
 
     /// Returns the tiers of the service's own endpoints.
@@ -233,8 +239,18 @@ impl<'a> ServiceAssignment<'a> {
         planned.into_iter().map(|planned| (planned, &self.tiers[planned.tier][planned.locality])).collect()
     }
 
+    /// Returns the tiers with at least one endpoint each, in the order in which clients call them.
+    pub(super) fn tiers(&self) -> impl Iterator<Item = (TierKind, &[AssignedLocality<'a>])> {
+        self.kinds.iter().copied().zip(self.tiers.iter().map(Vec::as_slice))
+    }
+
+    /// Layout of the clients.
+    pub(super) fn layout(&self) -> EndpointLayout {
+        self.layout
+    }
+
     /// Encodes the localities.
-    pub(super) fn into_parts(self) -> AssignmentParts {
+    pub(super) fn parts(&self) -> AssignmentParts {
         AssignmentParts::new(&self.tiers, self.layout, self.shed)
     }
 }

@@ -46,7 +46,7 @@ struct AssignmentState<'a> {
 impl AssignmentQuery<'_> {
     /// Returns the assignment.
     pub(super) fn resource(self, context: &ServerContext, layouts: &ZoneLayouts) -> EncodedResource {
-        let empty = || ServiceAssignment::without_policy(std::iter::empty()).into_parts().encode(self.cluster, None);
+        let empty = || ServiceAssignment::without_policy(std::iter::empty()).parts().encode(self.cluster, None);
         let (service, subset) = split_cluster_name(self.cluster);
         let (Ok(service), Ok(subset)) = (ServiceName::parse(service), subset.map(SubsetName::parse).transpose()) else {
             return empty();
@@ -80,6 +80,33 @@ impl AssignmentQuery<'_> {
         }
     }
 
+    /// Reads the present instances of a cluster, sorted into tiers and localities. `weights`: effective weights of the service.
+    pub(super) fn read<T>(
+        &self,
+        context: &ServerContext,
+        (service, subset): (&ServiceName, Option<&SubsetName>),
+        weights: Option<&ServiceWeights>,
+        read: impl FnOnce(&ServiceAssignment<'_>) -> T,
+    ) -> T {
+        let registry = context.engine.registry();
+        let own = registry.chunks(service);
+        let fallbacks: Vec<_> = self.fallbacks.iter().map(|fallback| registry.chunks(fallback)).collect();
+        let own = own.iter().flat_map(|chunk| chunk.entries()).map(|entry| &entry.instance);
+        let fallbacks = fallbacks
+            .iter()
+            .map(|chunks| chunks.iter().flat_map(|chunk| chunk.entries()).map(|entry| &entry.instance).collect());
+        let weigh = |instance: &Instance| weights.map_or(0, |weights| weights.of(instance));
+        let input = AssignmentInput {
+            policy: self.policy,
+            subset,
+            own: own.collect(),
+            fallbacks: fallbacks.collect(),
+            weights: weights.is_some().then_some(&weigh),
+            layout: self.layout,
+        };
+        read(&input.sort())
+    }
+
     fn version(&self, context: &ServerContext, revision: Revision, weights: Option<&ServiceWeights>) -> ViewVersion {
         let at = ViewVersion::at(revision);
         if self.policy.revision == Revision(0) && self.fallbacks.is_empty() && weights.is_none() {
@@ -97,24 +124,10 @@ impl AssignmentQuery<'_> {
 }
 
 impl AssignmentState<'_> {
+    #[expect(clippy::redundant_closure_for_method_calls, reason = "the method is that of one lifetime")]
     fn parts(&self) -> AssignmentParts {
-        let registry = self.context.engine.registry();
-        let own = registry.chunks(&self.service);
-        let fallbacks: Vec<_> = self.query.fallbacks.iter().map(|fallback| registry.chunks(fallback)).collect();
-        let own = own.iter().flat_map(|chunk| chunk.entries()).map(|entry| &entry.instance);
-        let fallbacks = fallbacks
-            .iter()
-            .map(|chunks| chunks.iter().flat_map(|chunk| chunk.entries()).map(|entry| &entry.instance).collect());
-        let weigh = |instance: &Instance| self.weights.as_ref().map_or(0, |weights| weights.of(instance));
-        let input = AssignmentInput {
-            policy: self.query.policy,
-            subset: self.subset.as_ref(),
-            own: own.collect(),
-            fallbacks: fallbacks.collect(),
-            weights: self.weights.is_some().then_some(&weigh),
-            layout: self.query.layout,
-        };
-        input.sort().into_parts()
+        let cluster = (&self.service, self.subset.as_ref());
+        self.query.read(self.context, cluster, self.weights.as_deref(), |assignment| assignment.parts())
     }
 
     /// Returns the localities, encoded once for the clients of all zones.

@@ -12,9 +12,12 @@
 //! Clients of the same family get the same bytes. An unknown library gets what all libraries accept, and a version that
 //! cannot be read is the oldest.
 
+mod named;
+
 use std::fmt;
 
 use super::request::NodeIdentity;
+pub(super) use named::NamedClient;
 
 /// Client library, as far as its features differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -23,6 +23,17 @@ pub(super) fn split_cluster_name(cluster: &str) -> (&str, Option<&str>) {
     }
 }
 
+/// Returns the clusters of a split with their percentages. `None`: the whole service.
+pub(super) fn clusters_of_split(service: &str, split: Option<&Split>) -> Vec<(Arc<str>, u32)> {
+    match split {
+        Some(split) => {
+            let shares = split.shares.iter();
+            shares.map(|(subset, share)| (cluster_name(service, Some(subset)), u32::from(*share))).collect()
+        }
+        None => vec![(cluster_name(service, None), 100)],
+    }
+}
+
 /// Returns the clusters that clients of a service subscribe to: all subsets, and the whole service if calls go to it.
 pub(super) fn clusters_of(service: &str, policy: &EffectivePolicy) -> BTreeSet<Arc<str>> {
     let splits = policy.routes.iter().map(|route| route.split.as_ref()).chain([policy.default_split.as_ref()]);

@@ -14,7 +14,7 @@ use siphasher::sip::SipHasher13;
 
 use super::{
     client_family::{ClientFamily, ClientFeature, ClientLibrary},
-    cluster_name::cluster_name,
+    cluster_name::clusters_of_split,
     resource::{EncodedResource, cluster_of, pack},
 };
 use crate::{
@@ -137,7 +137,8 @@ impl RouteBuilder<'_> {
     fn warm_routes(&self, selected: &SelectedRoutes<'_>) -> Vec<Route> {
         let splits = self.policy.routes.iter().map(|route| route.split.as_ref());
         let splits = splits.chain([self.policy.default_split.as_ref()]);
-        let reached: BTreeSet<_> = splits.flat_map(|split| self.clusters(split)).map(|(name, _)| name).collect();
+        let reached = splits.flat_map(|split| clusters_of_split(self.service, split));
+        let reached: BTreeSet<_> = reached.map(|(name, _)| name).collect();
         let others: Vec<_> = selected.listed.difference(&reached).collect();
         let token = warm_token(selected.incarnation);
         let routes = others.chunks(SPLIT_SUM).map(|clusters| {
@@ -152,19 +153,8 @@ impl RouteBuilder<'_> {
         routes.collect()
     }
 
-    /// Returns the clusters of a split with their percentages.
-    fn clusters(&self, split: Option<&Split>) -> Vec<(Arc<str>, u32)> {
-        match split {
-            Some(split) => {
-                let shares = split.shares.iter();
-                shares.map(|(subset, share)| (cluster_name(self.service, Some(subset)), u32::from(*share))).collect()
-            }
-            None => vec![(cluster_name(self.service, None), 100)],
-        }
-    }
-
     fn destination(&self, split: Option<&Split>) -> ClusterSpecifier {
-        specifier(self.clusters(split))
+        specifier(clusters_of_split(self.service, split))
     }
 
     /// Returns an action with a time limit. Zero leaves only the caller's deadline.

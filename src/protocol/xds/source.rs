@@ -48,6 +48,18 @@ impl ClientProfile {
     pub(super) fn is_tonic(&self) -> bool {
         self.family.library() == ClientLibrary::Tonic
     }
+
+    /// Returns the layout of the assignments that the client gets.
+    pub(super) fn layout(&self, policy: &EffectivePolicy) -> EndpointLayout {
+        EndpointLayout::of(policy, self.is_tonic(), self.family.has(ClientFeature::RingHash))
+    }
+}
+
+/// Returns the services that take the calls of a service once it has no routable instance, in this order.
+pub(super) fn fallbacks(context: &ServerContext, service: &str, policy: &EffectivePolicy) -> Vec<ServiceName> {
+    let mut fallbacks = context.engine.registry().policies().fallback_services(policy.fallback.iter());
+    fallbacks.retain(|fallback| fallback.as_str() != service);
+    fallbacks
 }
 
 /// Resources of this registry, as the client of one stream gets them. Streams share the bytes of equal assignments: each is encoded once
@@ -106,15 +118,13 @@ impl<'a> RegistrySource<'a> {
     }
 
     fn assignment(&self, name: &str) -> EncodedResource {
-        let (policy, family) = (self.policy_of(name), self.client.family);
-        let (is_flat, has_ring) = (self.client.is_tonic(), family.has(ClientFeature::RingHash));
-        let mut fallbacks = self.context.engine.registry().policies().fallback_services(policy.fallback.iter());
-        fallbacks.retain(|fallback| fallback.as_str() != split_cluster_name(name).0);
+        let policy = self.policy_of(name);
+        let fallbacks = fallbacks(self.context, split_cluster_name(name).0, &policy);
         let query = AssignmentQuery {
             cluster: name,
             policy: &policy,
             fallbacks: &fallbacks,
-            layout: EndpointLayout::of(&policy, is_flat, has_ring),
+            layout: self.client.layout(&policy),
             zone: self.client.zone.as_ref(),
         };
         query.resource(self.context, self.zone_layouts)

@@ -8,7 +8,7 @@ use dashmap::DashMap;
 
 use super::cluster_name::split_cluster_name;
 use crate::{
-    balancing::{ServiceZones, ZoneInstances, ZoneLayout, ZoneName},
+    balancing::{ServiceZones, ZoneInstances, ZoneLayout, ZoneName, ZoneReport},
     model::ServiceName,
 };
 
@@ -32,6 +32,19 @@ impl ZoneLayouts {
     /// Returns whether clients of a cluster have layouts.
     pub(super) fn has(&self, cluster: &str) -> bool {
         self.services.get(split_cluster_name(cluster).0).is_some_and(|service| service.has_layouts(cluster))
+    }
+
+    /// Returns the zones of a cluster with these instances for the clients of a zone, and changes nothing.
+    pub(super) fn report(
+        &self,
+        (cluster, client): (&str, &Arc<ZoneName>),
+        instances: &ZoneInstances,
+        now: Duration,
+    ) -> ZoneReport {
+        match self.services.get(split_cluster_name(cluster).0) {
+            Some(service) => service.report((cluster, client), instances, now),
+            None => ServiceZones::default().report((cluster, client), instances, now),
+        }
     }
 
     /// Drops the layouts of a cluster whose clients no longer prefer their zones.

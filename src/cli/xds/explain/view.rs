@@ -2,17 +2,23 @@
 
 use serde::Serialize;
 
+use super::{
+    cluster_view::{ExplainedClusterView, ExplainedZoneView, ExplainedZonesView},
+    policy_view::{ClientLimitationView, ExplainedClientView, ExplainedPolicyView, ExplainedRouteView},
+    stream_view::ServiceXdsStreamView,
+};
 use crate::{
     cli::{
         output::Printable,
-        view::{AddressView, known_status, or_dash, set, time},
-        xds::stream::{phrase, state},
+        view::{AddressView, known_status, or_dash, set},
     },
     pb::callboard::v1::{
-        ExplainResponse, OmissionReason, OmittedInstance, ServiceXdsStream, ServiceXdsSubscription, XdsEndpoint,
-        XdsLocality, XdsOutcome, XdsResource,
+        ExplainResponse, OmissionReason, OmittedInstance, XdsEndpoint, XdsLocality, XdsOutcome, XdsResource,
     },
 };
+
+/// Outcome of calls of which some fail.
+const PARTLY_ROUTABLE: &str = "PARTLY_ROUTABLE";
 
 /// Explanation as printed. Its keys are stable, because scripts read them.
 #[derive(Debug, Serialize)]
@@ -25,7 +31,14 @@ pub(super) struct ExplanationView {
     settling: bool,
     instances: u32,
     routable: u32,
+    policy: Option<ExplainedPolicyView>,
+    client: Option<ExplainedClientView>,
+    pub(super) routes: Vec<ExplainedRouteView>,
+    pub(super) clusters: Vec<ExplainedClusterView>,
+    zones: Option<ExplainedZonesView>,
     pub(super) resources: Vec<XdsResourceView>,
+    /// Cluster that the localities and the left-out instances are of.
+    cluster: Option<String>,
     pub(super) localities: Vec<XdsLocalityView>,
     pub(super) omitted: Vec<OmittedInstanceView>,
     pub(super) streams: Vec<ServiceXdsStreamView>,
@@ -47,6 +60,8 @@ pub(super) struct XdsLocalityView {
     region: Option<String>,
     zone: Option<String>,
     sub_zone: Option<String>,
+    service: String,
+    priority: u32,
     weight: u32,
     percent: f64,
     endpoints: Vec<XdsEndpointView>,
@@ -75,31 +90,9 @@ pub(super) struct OmittedInstanceView {
     hint: String,
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct ServiceXdsStreamView {
-    node_id: Option<String>,
-    agent: Option<String>,
-    peer: String,
-    delta: bool,
-    subscriptions: Vec<ServiceXdsSubscriptionView>,
-}
-
-#[derive(Debug, Serialize)]
-struct ServiceXdsSubscriptionView {
-    r#type: String,
-    state: &'static str,
-    since: Option<String>,
-    sent_version: Option<String>,
-    /// Set if the client was last sent the present version.
-    current: bool,
-    error: Option<String>,
-}
-
 impl ExplanationView {
     pub(super) fn new(target: String, explanation: ExplainResponse) -> Self {
         let outcome = explanation.outcome().as_str_name();
-        let streams = explanation.streams.into_iter();
-        let streams = streams.map(|stream| ServiceXdsStreamView::new(stream, &explanation.resources)).collect();
         Self {
             target,
             listener: explanation.listener,
@@ -109,10 +102,16 @@ impl ExplanationView {
             settling: explanation.settling,
             instances: explanation.instances,
             routable: explanation.routable,
+            policy: explanation.policy.map(ExplainedPolicyView::from),
+            client: explanation.client.map(ExplainedClientView::from),
+            routes: explanation.routes.into_iter().map(ExplainedRouteView::from).collect(),
+            clusters: explanation.clusters.into_iter().map(ExplainedClusterView::from).collect(),
+            zones: explanation.zones.map(ExplainedZonesView::from),
             resources: explanation.resources.into_iter().map(XdsResourceView::from).collect(),
+            cluster: set(explanation.cluster),
             localities: explanation.localities.into_iter().map(XdsLocalityView::from).collect(),
             omitted: explanation.omitted.into_iter().map(OmittedInstanceView::from).collect(),
-            streams,
+            streams: explanation.streams.into_iter().map(ServiceXdsStreamView::from).collect(),
             stream_count: explanation.stream_count,
             revision: explanation.revision,
         }
@@ -125,8 +124,17 @@ impl ExplanationView {
 
     /// Returns the lines above the tables, each with its label.
     pub(super) fn summary(&self) -> Vec<(&'static str, String)> {
+        let has_fallback = self.clusters.iter().any(ExplainedClusterView::is_fallback);
+        let reached = if has_fallback {
+            format!("go to {} instances, also of fallbacks", self.routable)
+        } else {
+            format!("go to {} of {} instances", self.routable, self.instances)
+        };
         let calls = match &self.reason {
-            None => format!("go to {} of {} instances", self.routable, self.instances),
+            None => reached,
+            Some(reason) if self.outcome == PARTLY_ROUTABLE => {
+                format!("{reached}; some fail with UNAVAILABLE at once: {reason}")
+            }
             Some(reason) => format!("fail with UNAVAILABLE at once: {reason}"),
         };
         let mut lines = vec![("Listener", self.listener.clone()), ("Service", or_dash(self.service.as_deref()))];
@@ -136,7 +144,29 @@ impl ExplanationView {
                 "clients that reconnect keep the endpoints from before the registry restarted, until it has settled";
             lines.push(("Settling", text.to_owned()));
         }
+        if let Some(policy) = self.present_policy() {
+            lines.push(("Policy", format!("revision {}", policy.revision)));
+            lines.extend(self.client.as_ref().map(|client| ("Client", client.text())));
+            lines.extend(self.routes.iter().filter_map(|route| Some(("Route", route.text()?))));
+            lines.extend(self.zones.as_ref().map(|zones| ("Zones", zones.text())));
+            lines.extend(self.cluster.clone().map(|cluster| ("Shown", format!("endpoints of cluster {cluster}"))));
+        }
         lines
+    }
+
+    /// Returns the policy, unless neither the service nor the defaults have one.
+    pub(super) fn present_policy(&self) -> Option<&ExplainedPolicyView> {
+        self.policy.as_ref().filter(|policy| policy.revision > 0)
+    }
+
+    /// Returns the fields of the policy that the client does not follow.
+    pub(super) fn limitations(&self) -> &[ClientLimitationView] {
+        self.client.as_ref().map_or(&[], |client| client.limitations.as_slice())
+    }
+
+    /// Returns the zones between which calls are balanced.
+    pub(super) fn zones(&self) -> &[ExplainedZoneView] {
+        self.zones.as_ref().map_or(&[], |zones| zones.zones.as_slice())
     }
 
     pub(super) fn endpoint_rows(&self) -> Vec<EndpointRow> {
@@ -167,6 +197,8 @@ impl From<XdsLocality> for XdsLocalityView {
             region: set(locality.region),
             zone: set(locality.zone),
             sub_zone: set(locality.sub_zone),
+            service: locality.service,
+            priority: locality.priority,
             weight: locality.weight,
             percent: locality.percent,
             endpoints: locality.endpoints.into_iter().map(XdsEndpointView::from).collect(),
@@ -196,38 +228,6 @@ fn reason(reason: OmissionReason) -> &'static str {
     name.strip_prefix("OMISSION_REASON_").unwrap_or(name)
 }
 
-impl ServiceXdsStreamView {
-    fn new(stream: ServiceXdsStream, resources: &[XdsResource]) -> Self {
-        let subscriptions = stream.subscriptions.into_iter();
-        Self {
-            node_id: set(stream.node_id),
-            agent: set(stream.agent),
-            peer: stream.peer,
-            delta: stream.delta,
-            subscriptions: subscriptions.map(|found| ServiceXdsSubscriptionView::new(found, resources)).collect(),
-        }
-    }
-}
-
-impl ServiceXdsSubscriptionView {
-    fn new(found: ServiceXdsSubscription, resources: &[XdsResource]) -> Self {
-        let present = resources.iter().find(|resource| resource.r#type == found.r#type);
-        Self {
-            state: state(found.state()),
-            since: time(found.since),
-            current: present.is_some_and(|present| present.version == found.sent_version),
-            r#type: found.r#type,
-            sent_version: set(found.sent_version),
-            error: set(found.error),
-        }
-    }
-
-    fn text(&self) -> String {
-        let outdated = if self.current || self.sent_version.is_none() { "" } else { " (an earlier version)" };
-        format!("{} {}{outdated}", self.r#type, phrase(self.state, self.since.as_deref(), self.error.as_deref()))
-    }
-}
-
 impl Printable for XdsResourceView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
         (&["RESOURCE", "NAME", "VERSION", "BYTES"], &["TYPE"]);
@@ -254,11 +254,18 @@ impl XdsLocalityView {
 
 impl Printable for XdsLocalityView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
-        (&["LOCALITY", "WEIGHT", "CALLS", "ENDPOINTS"], &[]);
+        (&["LOCALITY", "PRIORITY", "WEIGHT", "CALLS", "ENDPOINTS"], &["SERVICE"]);
 
     fn cells(&self) -> Vec<String> {
         let percent = format!("{:.1}%", self.percent);
-        vec![Printable::name(self), self.weight.to_string(), percent, self.endpoints.len().to_string()]
+        vec![
+            Printable::name(self),
+            self.priority.to_string(),
+            self.weight.to_string(),
+            percent,
+            self.endpoints.len().to_string(),
+            self.service.clone(),
+        ]
     }
 
     fn name(&self) -> String {
@@ -293,32 +300,10 @@ impl Printable for OmittedInstanceView {
     }
 }
 
-impl Printable for ServiceXdsStreamView {
-    const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
-        (&["CLIENT", "LIBRARY", "PEER", "STATE"], &["PROTOCOL", "ERROR"]);
-
-    fn cells(&self) -> Vec<String> {
-        let states: Vec<_> = self.subscriptions.iter().map(ServiceXdsSubscriptionView::text).collect();
-        let error = self.subscriptions.iter().find_map(|subscription| subscription.error.as_deref());
-        vec![
-            or_dash(self.node_id.as_deref()),
-            or_dash(self.agent.as_deref()),
-            self.peer.clone(),
-            states.join(", "),
-            if self.delta { "delta" } else { "state of the world" }.to_owned(),
-            or_dash(error),
-        ]
-    }
-
-    fn name(&self) -> String {
-        self.node_id.clone().unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pb::callboard::v1::{Address, InstanceStatus, XdsState};
+    use crate::pb::callboard::v1::{Address, InstanceStatus, ServiceXdsStream, ServiceXdsSubscription, XdsState};
 
     fn resource(kind: &str, version: &str) -> XdsResource {
         XdsResource { r#type: kind.to_owned(), version: version.to_owned(), bytes: 9, ..XdsResource::default() }
@@ -331,6 +316,8 @@ mod tests {
             since: None,
             sent_version: version.to_owned(),
             error: error.to_owned(),
+            current: version == "v1",
+            ..ServiceXdsSubscription::default()
         }
     }
 
@@ -368,7 +355,7 @@ mod tests {
         let view = ExplanationView::new("web:80".to_owned(), explanation());
         assert!(view.is_routable());
         assert_eq!(view.summary()[2], ("Calls", "go to 1 of 2 instances".to_owned()));
-        assert_eq!(view.localities[0].cells(), ["-/-/~w3", "3", "100.0%", "1"]);
+        assert_eq!(view.localities[0].cells(), ["-/-/~w3", "0", "3", "100.0%", "1", ""]);
         assert_eq!(
             view.endpoint_rows()[0].cells(),
             ["a", "10.0.0.1:80", "HEALTHY", "SERVING", "-/-/~w3", "[fd00::1]:80"]

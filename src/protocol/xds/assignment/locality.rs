@@ -22,7 +22,7 @@ const CLASS_BOUNDS: [u64; 7] = [12_500, 7_813, 4_883, 3_052, 1_907, 1_192, 745];
 
 /// Instances of a tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TierKind {
+pub(in crate::protocol::xds) enum TierKind {
     /// Those that the calls are for.
     First,
     /// Those of the service that are not in the subset.

@@ -237,7 +237,7 @@ proptest! {
             layout,
             ..input(&policy, &own)
         };
-        let parts = input.sort().into_parts();
+        let parts = input.sort().parts();
         let mut zones: BTreeMap<_, ZoneSummary> = (**parts.zones()).clone();
         for zone in zones.values_mut() {
             zone.streams = 20;

@@ -1,6 +1,14 @@
-use super::*;
+use std::time::Duration;
+
+use prost::Message;
+
+use super::{super::assignment::ServiceAssignment, localities::called_localities, *};
 use crate::{
-    model::{Address, Conditions, Locality, Revision},
+    app::PAGE_BYTES,
+    model::{
+        Address, Conditions, EmptySubset, HeaderCondition, HeaderMatch, Instance, Locality, MethodMatch, PolicyRoute,
+        RetryPolicy, Revision, Split,
+    },
     registry::test_support::entry,
 };
 
@@ -16,8 +24,10 @@ fn pages(instances: &[Instance], size: usize) -> Vec<pb::ExplainResponse> {
     let mut after = None;
     loop {
         let mut answer = pb::ExplainResponse::default();
-        explain_assignment(&ServiceAssignment::without_policy(instances.iter()), (after.as_ref(), size), &mut answer);
-        after = InstanceId::parse(&answer.next_page_token).ok();
+        let assignment = ServiceAssignment::without_policy(instances.iter());
+        let localities = called_localities(&assignment, None);
+        add_page(&localities, &assignment.omitted, (after.as_ref(), size), &mut answer);
+        after = PagePosition::parse(&answer.next_page_token);
         pages.push(answer);
         if after.is_none() {
             return pages;
@@ -65,7 +75,6 @@ fn localities_have_their_weights_and_percentages_of_calls() {
     );
     let draining = &page.localities[2].endpoints[0];
     assert_eq!((&*draining.health_status, draining.status()), ("DRAINING", pb::InstanceStatus::Draining));
-    assert_eq!((page.instances, page.routable, page.outcome()), (3, 2, pb::XdsOutcome::Routable));
 }
 
 #[test]
@@ -92,7 +101,6 @@ fn left_out_instance_has_its_reason_and_a_remedy() {
     assert!(page.omitted[0].problem.contains("web.internal"), "{page:?}");
     assert!(page.omitted[1].problem.contains("new") && page.omitted[1].hint.contains("web/old"), "{page:?}");
     assert!(page.omitted.iter().all(|omitted| !omitted.hint.is_empty()), "{page:?}");
-    assert_eq!((page.instances, page.routable), (5, 1));
 }
 
 #[test]
@@ -104,7 +112,6 @@ fn pages_have_every_instance_once_and_repeat_the_locality() {
     let found: Vec<_> = pages.iter().map(ids).collect();
     assert_eq!(found, [vec!["i0", "i2", "i1"], vec!["i4", "i5", "i3"], vec!["i6"]]);
     for page in &pages {
-        assert_eq!((page.instances, page.routable), (7, 6), "the numbers are those of all instances");
         assert!(page.localities.iter().all(|locality| locality.weight == 4), "{page:?}");
     }
 }
@@ -121,10 +128,130 @@ fn page_ends_after_its_bytes() {
     assert_eq!(pages.iter().map(|page| ids(page).len()).sum::<usize>(), 2_000);
 }
 
+/// Cluster with this percentage of the calls, and a destination with these routable endpoints.
+fn cluster(subset: &str, percent: u32, routable: u32) -> pb::ExplainedCluster {
+    let destination = pb::ClusterDestination { routable, ..pb::ClusterDestination::default() };
+    let destinations = vec![pb::ClusterDestination::default(), destination];
+    pb::ExplainedCluster { subset: subset.to_owned(), percent, destinations, ..pb::ExplainedCluster::default() }
+}
+
 #[test]
-fn outcome_depends_on_the_routable_instances() {
-    assert_eq!(pages(&[], 1)[0].outcome(), pb::XdsOutcome::NotRegistered);
-    let unusable = pages(&[instance("a", 1, "web.internal", 80)], 1);
-    assert_eq!(unusable[0].outcome(), pb::XdsOutcome::NothingRoutable);
-    assert!(unusable[0].reason.contains("left out"), "{unusable:?}");
+fn outcome_depends_on_the_clusters_that_get_calls() {
+    for (registered, clusters, expected, part) in [
+        (0, vec![cluster("", 100, 0)], pb::XdsOutcome::NotRegistered, "register one"),
+        (0, vec![cluster("", 100, 2)], pb::XdsOutcome::Routable, ""),
+        (1, vec![cluster("", 100, 0)], pb::XdsOutcome::NothingRoutable, "left out"),
+        (3, vec![cluster("v1", 100, 1), cluster("v2", 0, 0)], pb::XdsOutcome::Routable, ""),
+        (
+            3,
+            vec![cluster("v1", 90, 1), cluster("v2", 10, 0)],
+            pb::XdsOutcome::PartlyRoutable,
+            "10% of the calls go to v2",
+        ),
+        (3, vec![cluster("v1", 0, 1), cluster("v2", 100, 0)], pb::XdsOutcome::NothingRoutable, "no instance of v2"),
+    ] {
+        let (found, reason) = outcome(registered, &clusters);
+        assert_eq!(found, expected, "{clusters:?}");
+        assert!(reason.contains(part) && reason.is_empty() == part.is_empty(), "{reason}");
+    }
+}
+
+/// Returns the explained routes for the call of a request.
+fn routes(policy: &EffectivePolicy, request: &pb::ExplainRequest) -> Vec<pb::ExplainedRoute> {
+    explained_routes("web", policy, &ExplainedCall::parse(request).unwrap())
+}
+
+fn split(shares: &[(&str, u8)]) -> Split {
+    let shares = shares.iter().map(|(name, share)| (SubsetName::parse(name).unwrap(), *share));
+    Split { shares: shares.collect(), empty: EmptySubset::default() }
+}
+
+/// Policy with a route of a method and two headers, and one of a header.
+fn canary_policy() -> EffectivePolicy {
+    let header = |name: &str, matches| HeaderCondition { name: name.into(), matches };
+    let canary = PolicyRoute {
+        headers: vec![header("x-canary", HeaderMatch::Exact("true".into())), header("x-test", HeaderMatch::Absent)],
+        method: Some(MethodMatch::Service("/pay.v1.Payments/".into())),
+        split: Some(split(&[("v2", 100)])),
+        timeout: Some(Duration::from_secs(30)),
+        retry: None,
+        hash_header: None,
+    };
+    let other = PolicyRoute {
+        headers: vec![header("x-canary", HeaderMatch::Regex("t.*".into()))],
+        method: None,
+        split: None,
+        timeout: None,
+        retry: Some(RetryPolicy::new(0)),
+        hash_header: None,
+    };
+    EffectivePolicy {
+        timeout: Duration::from_secs(5),
+        retry: Some(RetryPolicy::new(2)),
+        default_split: Some(split(&[("v1", 90), ("v2", 10)])),
+        routes: vec![canary, other],
+        ..EffectivePolicy::default()
+    }
+}
+
+#[test]
+fn first_route_whose_conditions_hold_is_taken() {
+    let policy = canary_policy();
+    let call = |headers: &[(&str, &str)], method: &str| pb::ExplainRequest {
+        headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        method: method.to_owned(),
+        ..pb::ExplainRequest::default()
+    };
+    let method = "/pay.v1.Payments/Charge";
+    for (request, reasons) in [
+        (call(&[("X-Canary", "true")], method), ["", "route[0] matches first", "route[0] matches first"]),
+        (call(&[("x-canary", "true")], ""), ["the method of the call is not given", "", "route[1] matches first"]),
+        (call(&[("x-canary", "true")], "/a/b"), ["the method is /a/b", "", "route[1] matches first"]),
+        (
+            call(&[("x-canary", "true"), ("x-test", "1")], method),
+            ["the header x-test is \"1\"", "", "route[1] matches first"],
+        ),
+        (call(&[], method), ["the call has no header x-canary", "the call has no header x-canary", ""]),
+    ] {
+        let routes = routes(&policy, &request);
+        let found: Vec<_> = routes.iter().map(|route| &*route.reason).collect();
+        assert_eq!(found, reasons, "{request:?}");
+        let taken: Vec<_> = routes.iter().map(|route| route.taken).collect();
+        assert_eq!(taken, reasons.map(str::is_empty), "{request:?}");
+    }
+    let routes = routes(&policy, &call(&[], ""));
+    let conditions = ["method begins with /pay.v1.Payments/", "header x-canary is \"true\"", "header x-test is absent"];
+    assert_eq!(routes[0].conditions, conditions);
+    assert_eq!(routes[1].conditions, ["header x-canary matches \"t.*\""]);
+    let limits: Vec<_> = routes
+        .iter()
+        .map(|route| (route.timeout.unwrap().seconds, route.retries.as_ref().map(|retries| retries.attempts)))
+        .collect();
+    assert_eq!(limits, [(30, Some(2)), (5, None), (5, Some(2))]);
+    let shares = |route: &pb::ExplainedRoute| -> Vec<_> {
+        route.shares.iter().map(|share| format!("{} {}", share.cluster, share.percent)).collect()
+    };
+    assert_eq!(
+        routes.iter().map(shares).collect::<Vec<_>>(),
+        [vec!["web|v2 100"], vec!["web 100"], vec!["web|v1 90", "web|v2 10"]]
+    );
+}
+
+#[test]
+fn invalid_field_of_a_request_is_named() {
+    for (request, field) in [
+        (pb::ExplainRequest { agent: "swift".to_owned(), ..Default::default() }, "agent"),
+        (pb::ExplainRequest { zone: "eu".to_owned(), ..Default::default() }, "zone"),
+        (pb::ExplainRequest { zone: "/".to_owned(), ..Default::default() }, "zone"),
+        (pb::ExplainRequest { zone: "eu/a/b".to_owned(), ..Default::default() }, "zone"),
+        (pb::ExplainRequest { method: "Charge".to_owned(), ..Default::default() }, "method"),
+        (pb::ExplainRequest { method: "/a/b/c".to_owned(), ..Default::default() }, "method"),
+        (pb::ExplainRequest { subset: "V2".to_owned(), ..Default::default() }, "subset"),
+    ] {
+        assert_eq!(ExplainedCall::parse(&request).unwrap_err().field, field, "{request:?}");
+    }
+    let request = pb::ExplainRequest { subset: "v3".to_owned(), ..pb::ExplainRequest::default() };
+    let call = ExplainedCall::parse(&request).unwrap();
+    let error = asked_subset(&ServiceName::parse("web").unwrap(), &EffectivePolicy::default(), &call).unwrap_err();
+    assert_eq!(error.to_string(), "subset \"v3\" is not a subset of web: its policy has none: leave it out");
 }

@@ -1,0 +1,64 @@
+//! Calculation of the shares of zones.
+
+use super::super::route_resource::duration;
+use crate::{
+    balancing::{NoPreferenceReason, ReportedZone, ZoneLayoutPhase, ZoneReport},
+    pb::callboard::v1 as pb,
+};
+
+/// Returns the calculation of the shares of zones for the clients of one zone.
+pub(super) fn explained_zones(report: &ZoneReport) -> pb::ExplainedZones {
+    let local = report.preference.as_ref().ok().map(|preference| preference.local);
+    let (phase, remaining) = match report.phase {
+        ZoneLayoutPhase::ByCapacity => (pb::ZonePhase::ByCapacity, None),
+        ZoneLayoutPhase::PreferencePending(remaining) => (pb::ZonePhase::PreferencePending, Some(remaining)),
+        ZoneLayoutPhase::Local => (pb::ZonePhase::Local, None),
+        ZoneLayoutPhase::Spilling => (pb::ZonePhase::Spilling, None),
+        ZoneLayoutPhase::SpillEnding(remaining) => (pb::ZonePhase::SpillEnding, Some(remaining)),
+    };
+    pb::ExplainedZones {
+        reason: report.preference.as_ref().err().copied().map(reason).unwrap_or_default().to_owned(),
+        local_share: local.map(|local| local.share),
+        capacity_per_demand: local.and_then(|local| local.capacity_per_demand),
+        overprovisioned: local.map(|local| local.overprovisioned),
+        phase: phase.into(),
+        remaining: remaining.map(duration),
+        zones: report.zones.iter().map(|zone| explained_zone(zone, report)).collect(),
+    }
+}
+
+/// Returns the reason for which all zones share the calls by capacity.
+fn reason(reason: NoPreferenceReason) -> &'static str {
+    match reason {
+        NoPreferenceReason::ClientWithoutZone => "the client has named no zone",
+        NoPreferenceReason::OneZone => "fewer than two zones have instances",
+        NoPreferenceReason::FewLocalInstances => "the client's zone has fewer than two instances that can be called",
+        NoPreferenceReason::TooManyZones => "the instances are in more than 256 zones",
+    }
+}
+
+fn explained_zone(zone: &ReportedZone, report: &ZoneReport) -> pb::ExplainedZone {
+    let ReportedZone { name, numbers, terms } = zone;
+    let by_capacity = terms.map_or(0.0, |terms| terms.capacity);
+    let target = match &report.preference {
+        Ok(preference) => preference.shares.get(&**name).copied().unwrap_or_default(),
+        Err(_) => by_capacity,
+    };
+    let percent = if report.layout.is_by_capacity() {
+        by_capacity * 100.0
+    } else {
+        f64::from(report.layout.shares.get(&**name).copied().unwrap_or_default()) / 100.0
+    };
+    pb::ExplainedZone {
+        region: name.region.to_string(),
+        zone: name.zone.to_string(),
+        routable_weight: numbers.routable_weight,
+        registered_weight: numbers.registered_weight,
+        routable: u32::try_from(numbers.routable_instances).unwrap_or(u32::MAX),
+        streams: numbers.streams,
+        demand: terms.and_then(|terms| terms.demand),
+        local_share: terms.and_then(|terms| terms.local).map(|local| local.share),
+        target_percent: target * 100.0,
+        percent,
+    }
+}
