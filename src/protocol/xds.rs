@@ -12,7 +12,7 @@
 //! | `session` | the state of one stream (pure) |
 //! | `rollout` | the steps in which a stream gets a changed policy (pure) |
 //! | `stream_policies` | the policies of all services as one stream gets them (pure) |
-//! | `stream_interest`, `stream_wake` | what wakes a stream |
+//! | `stream_interest`, `stream_wake` | the events that wake a stream |
 //! | `source` | the resources of this registry |
 //! | `request`, `frame` | requests and responses on the wire |
 //! | `stream` | one stream: reads requests, is woken by changes, writes responses |

@@ -58,8 +58,8 @@ pub struct ReportedZone {
 }
 
 impl ServiceZones {
-    /// Returns the zones of a cluster with these instances for the clients of a zone, and changes nothing. A client without a stream counts
-    /// as one, as it will once it has one.
+    /// Returns the zones of a cluster with these instances for the clients of a zone, and changes nothing. A client without a stream is
+    /// counted as a stream, as it will be once it has opened one.
     #[must_use]
     pub fn report(
         &self,

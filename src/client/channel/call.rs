@@ -29,7 +29,7 @@ use crate::client::{
 const MAX_ATTEMPTS: usize = 3;
 const OWN_USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("callboard/", env!("CARGO_PKG_VERSION")));
 
-/// What all calls of a channel share.
+/// State that all calls of a channel share.
 #[derive(Debug)]
 pub(super) struct ChannelShared {
     pub(super) service: String,

@@ -72,7 +72,7 @@ impl EffectivePolicy {
 enum DocumentFields {
     /// All.
     All,
-    /// Those that differ from the value that a document without the field has.
+    /// Fields whose value differs from that of a document without the field.
     Changed,
 }
 

@@ -57,7 +57,7 @@ pub(super) struct PolicyRollout {
     selecting: Arc<EffectivePolicy>,
     /// Policy that the client is to have in the end.
     target: Arc<EffectivePolicy>,
-    /// Clusters that the client is told of.
+    /// Clusters that are listed to the client.
     listed: BTreeSet<Arc<str>>,
     /// Listed clusters that the client has confirmed, so that calls can go to them.
     confirmed: BTreeSet<Arc<str>>,
@@ -119,7 +119,7 @@ impl PolicyRollout {
         &self.selecting
     }
 
-    /// Clusters that the client is told of.
+    /// Clusters that are listed to the client.
     pub(super) fn listed(&self) -> &BTreeSet<Arc<str>> {
         &self.listed
     }

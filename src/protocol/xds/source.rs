@@ -22,7 +22,7 @@ use crate::{
     model::{EffectivePolicy, ServiceName},
 };
 
-/// What the form of a client's resources depends on, besides the registry.
+/// Properties of a client that decide the form of its resources.
 #[derive(Debug, Clone)]
 pub(super) struct ClientProfile {
     pub(super) family: ClientFamily,

@@ -39,12 +39,10 @@ const MIN_FORGOTTEN_POLICIES: usize = 64;
 #[derive(Debug)]
 pub(super) struct AdsStream<Q> {
     api: Arc<XdsApi>,
-    context: Arc<ServerContext>,
     requests: Streaming<Q>,
     wake: StreamWake,
     entry: XdsStreamGuard,
     watcher: WatcherGuard,
-    max_request_bytes: usize,
     /// Time at which the stream was opened, since the start of the process. `None`: a request has arrived.
     opened: Option<Duration>,
     ended: bool,
@@ -67,10 +65,8 @@ impl<Q: XdsRequest> AdsStream<Q> {
             watcher: context.watchers.enter(WatchProtocol::Xds, connection, user_agent, resource, now),
             entry,
             requests,
-            max_request_bytes: api.max_request_bytes(),
             opened: Some(context.clock.since_start()),
             ended: false,
-            context: Arc::clone(context),
             api: Arc::clone(api),
         }
     }
@@ -79,7 +75,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
     fn request(&mut self, request: Q) -> Result<Option<Vec<Bytes>>, XdsError> {
         self.opened = None;
         let request = request.parse()?;
-        let incarnation = self.context.engine.registry().incarnation();
+        let incarnation = self.api.context.engine.registry().incarnation();
         let stream = Arc::clone(&self.entry.stream);
         let mut state = stream.state.lock();
         let ParsedRequest { node, type_url, nonce, error, names, remembers, accepted_revision } = request;
@@ -88,7 +84,8 @@ impl<Q: XdsRequest> AdsStream<Q> {
             if state.client.is_tonic() {
                 state.policies.keep_clusters();
             }
-            state.zones.set_zone(&node.region, &node.zone);
+            let zone = state.client.zone.clone();
+            state.zones.set_zone(zone);
             state.node = node;
         }
         let Some(kind) = ResourceType::of_url(&type_url) else {
@@ -96,19 +93,19 @@ impl<Q: XdsRequest> AdsStream<Q> {
                 RequestedNames::All(_) => &[][..],
                 RequestedNames::Changes { subscribe, .. } => subscribe,
             };
-            let revision = self.context.engine.registry().applied().0;
+            let revision = self.api.context.engine.registry().applied().0;
             // With a nonce, the request accepts an earlier answer.
             let answer = || frame::unknown_type(Q::VARIANT, &type_url, subscribed, (incarnation, revision));
             return Ok(nonce.is_empty().then(answer));
         };
-        if remembers.is_some_and(|remembered| self.context.must_settle(ReaderMemory::Incarnation(remembered))) {
+        if remembers.is_some_and(|remembered| self.api.context.must_settle(ReaderMemory::Incarnation(remembered))) {
             state.session.hold(true);
             self.watcher.watcher.waiting.store(true, Ordering::Relaxed);
         }
         if let Some(revision) = accepted_revision.filter(|_| remembers == Some(incarnation)) {
             self.resume_policies(&mut state, kind, &names, revision);
         }
-        let now = self.context.clock.now().wall;
+        let now = self.api.context.clock.now().wall;
         let outcome = state.session.request(SubscriptionRequest { kind, nonce, error, names }, now);
         if let RequestOutcome::Rejected(error) = &outcome {
             self.report_rejection(&state.node, kind, error);
@@ -131,7 +128,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
         names: &RequestedNames,
         accepted_revision: Revision,
     ) {
-        let policies = self.context.engine.registry().policies();
+        let policies = self.api.context.engine.registry().policies();
         let RequestedNames::All(names) = names else { return };
         if accepted_revision >= policies.revision() || state.session.subscription(kind).has_begun() {
             return;
@@ -149,7 +146,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
     }
 
     fn counters(&self, kind: ResourceType) -> &XdsCounters {
-        let metrics = &self.context.metrics.xds;
+        let metrics = &self.api.context.metrics.xds;
         match kind {
             ResourceType::Cluster => &metrics.cds,
             ResourceType::Assignment => &metrics.eds,
@@ -160,7 +157,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
 
     fn report_rejection(&self, node: &NodeIdentity, kind: ResourceType, error: &str) {
         self.counters(kind).rejections.inc();
-        if let Some(number) = self.entry.count_rejection(self.context.clock.since_start()) {
+        if let Some(number) = self.entry.count_rejection(self.api.context.clock.since_start()) {
             tracing::warn!(
                 number,
                 node = node.id,
@@ -197,7 +194,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
 
     /// Has the stream woken by the services that take the calls of a subscribed service. Returns whether they are others than before.
     fn read_fallbacks(&mut self, state: &mut XdsStreamState, service: &ServiceName) -> bool {
-        let policies = self.context.engine.registry().policies();
+        let policies = self.api.context.engine.registry().policies();
         let fallbacks = match state.policies.rollout(service.as_str(), || policies.effective(service)) {
             Some(rollout) => policies.fallback_services(rollout.fallbacks()),
             None => Vec::new(),
@@ -223,9 +220,9 @@ impl<Q: XdsRequest> AdsStream<Q> {
     }
 
     fn service_changed(&self, state: &mut XdsStreamState, service: &ServiceName) {
-        mark(state, service, &self.context, Session::changed);
+        mark(state, service, &self.api.context, Session::changed);
         for dependent in self.wake.interest().dependents_of(service) {
-            mark(state, dependent, &self.context, Session::changed);
+            mark(state, dependent, &self.api.context, Session::changed);
         }
     }
 
@@ -233,7 +230,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
     fn take_policies(&mut self) {
         let stream = Arc::clone(&self.entry.stream);
         let mut state = stream.state.lock();
-        let policies = self.context.engine.registry().policies();
+        let policies = self.api.context.engine.registry().policies();
         let newest = policies.revision();
         if newest == state.policies.seen() {
             return;
@@ -242,7 +239,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
     }
 
     fn policies_changed(&mut self, state: &mut XdsStreamState, newest: Revision) {
-        let policies = self.context.engine.registry().policies();
+        let policies = self.api.context.engine.registry().policies();
         let XdsStreamState { policies: of_stream, session, .. } = &mut *state;
         of_stream.begin_changes(newest, session);
         let services: Vec<_> =
@@ -250,7 +247,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
         for service in &services {
             let nonce = state.session.latest_nonce();
             if state.policies.set_target(service.as_str(), &policies.effective(service), nonce) {
-                mark(state, service, &self.context, Session::policy_changed);
+                mark(state, service, &self.api.context, Session::policy_changed);
             }
         }
         self.read_all_fallbacks(state);
@@ -262,19 +259,19 @@ impl<Q: XdsRequest> AdsStream<Q> {
         let subscribed: Vec<_> = self.wake.interest().subscribed().cloned().collect();
         for service in subscribed {
             if self.read_fallbacks(state, &service) {
-                mark(state, &service, &self.context, Session::changed);
+                mark(state, &service, &self.api.context, Session::changed);
             }
         }
     }
 
     /// Takes the steps of policies that the client is ready for. Returns whether there is something to send or a time to wait for.
     fn advance(&mut self, state: &mut XdsStreamState) -> bool {
-        let now = self.context.clock.since_start();
+        let now = self.api.context.clock.since_start();
         let changed = state.policies.advance(&state.session, now);
         for service in changed.iter().filter_map(|name| ServiceName::parse(name).ok()) {
-            mark(state, &service, &self.context, Session::policy_changed);
+            mark(state, &service, &self.api.context, Session::policy_changed);
             if self.read_fallbacks(state, &service) {
-                mark(state, &service, &self.context, Session::changed);
+                mark(state, &service, &self.api.context, Session::changed);
             }
         }
         self.set_timer(state) || !changed.is_empty()
@@ -282,19 +279,19 @@ impl<Q: XdsRequest> AdsStream<Q> {
 
     /// Sets the timer of the next step. Returns whether it was set anew.
     fn set_timer(&mut self, state: &XdsStreamState) -> bool {
-        self.wake.set_timer(state.policies.wake_at(), self.context.clock.since_start())
+        self.wake.set_timer(state.policies.wake_at(), self.api.context.clock.since_start())
     }
 
     /// Returns the next response, if the client is to get one.
     fn response(&self) -> Option<Vec<Bytes>> {
-        let registry = self.context.engine.registry();
+        let registry = self.api.context.engine.registry();
         let mut guard = self.entry.stream.state.lock();
         let state = &mut *guard;
         if state.session.is_held() && !registry.is_settling() {
             state.session.hold(false);
             self.watcher.watcher.waiting.store(false, Ordering::Relaxed);
         }
-        let now = self.context.clock.now().wall;
+        let now = self.api.context.clock.now().wall;
         let source = RegistrySource::new(&self.api, &state.client, &mut state.policies);
         let response = state.session.next_response(&source, now)?;
         self.counters(response.kind).responses.inc();
@@ -346,7 +343,7 @@ impl<Q: XdsRequest> MessageSource for AdsStream<Q> {
                     Err(error) => return self.end(error.into()),
                 },
                 Poll::Ready(Some(Err(status))) => {
-                    let error = XdsError::of_request(&status, self.max_request_bytes);
+                    let error = XdsError::of_request(&status, self.api.max_request_bytes());
                     return self.end(error.map_or(status, Status::from));
                 }
                 Poll::Ready(None) => return self.end(Status::ok("")),
@@ -366,7 +363,7 @@ impl<Q: XdsRequest> MessageSource for AdsStream<Q> {
             if idle {
                 return Poll::Pending;
             }
-            let since = |opened| self.context.clock.since_start().saturating_sub(opened);
+            let since = |opened| self.api.context.clock.since_start().saturating_sub(opened);
             if self.opened.is_some_and(|opened| since(opened) > FIRST_REQUEST_TIMEOUT) {
                 return self.end(XdsError::NoRequest(FIRST_REQUEST_TIMEOUT).into());
             }

@@ -1,4 +1,4 @@
-//! What wakes one stream: changes of its services and of policies, and the next step of a policy.
+//! Events that wake one stream: changes of its services and of policies, and the next step of a policy.
 
 use std::{
     future::Future as _,
@@ -21,7 +21,7 @@ use crate::{
     transport::{ChangedServices, Connection, Interest, WakeRegistration},
 };
 
-/// What wakes one stream.
+/// Events that wake one stream.
 #[derive(Debug)]
 pub(super) struct StreamWake {
     registration: WakeRegistration,

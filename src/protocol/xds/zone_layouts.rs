@@ -100,16 +100,15 @@ impl ZoneSubscriptions {
     }
 
     /// Sets the zone that the client names.
-    pub(super) fn set_zone(&mut self, region: &str, zone: &str) {
-        let zone = Some(ZoneName::new(region, zone)).filter(ZoneName::is_named);
-        if zone.as_ref() == self.zone.as_deref() {
+    pub(super) fn set_zone(&mut self, zone: Option<Arc<ZoneName>>) {
+        if zone == self.zone {
             return;
         }
         let clusters = mem::take(&mut self.clusters);
         for cluster in &clusters {
             self.discount(cluster);
         }
-        self.zone = zone.map(Arc::new);
+        self.zone = zone;
         for cluster in clusters {
             self.add(&cluster);
         }
@@ -168,7 +167,7 @@ mod tests {
         let mut streams: Vec<_> = (0..20).map(|_| ZoneSubscriptions::new(&layouts)).collect();
         for (number, stream) in streams.iter_mut().enumerate() {
             stream.add(&cluster);
-            stream.set_zone("r", if number % 2 == 0 { "z1" } else { "z2" });
+            stream.set_zone(Some(zone(if number % 2 == 0 { "z1" } else { "z2" })));
         }
         let spill = |one, now| {
             let now = Duration::from_secs(now);

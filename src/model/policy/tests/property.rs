@@ -98,6 +98,11 @@ fn split(subsets: Vec<SubsetName>) -> impl Strategy<Value = Split> {
     })
 }
 
+/// Returns a strategy for names of headers. A binary header is no valid condition.
+fn header_name() -> impl Strategy<Value = String> {
+    "x-[a-z]{1,5}".prop_filter("binary header", |name| !name.ends_with("-bin"))
+}
+
 fn header_match() -> impl Strategy<Value = HeaderMatch> {
     prop_oneof![
         "[!-~]([ -~]{0,20}[!-~])?".prop_map(|value| HeaderMatch::Exact(value.into())),
@@ -113,9 +118,9 @@ fn route(subsets: Vec<SubsetName>) -> impl Strategy<Value = PolicyRoute> {
         "/[a-z.]{1,9}/[A-Za-z]{1,9}".prop_map(|path| MethodMatch::Exact(path.into())),
         "/[a-z.]{1,9}/".prop_map(|prefix| MethodMatch::Service(prefix.into())),
     ];
-    let headers = prop::collection::btree_map("x-[a-z]{1,5}", header_match(), 0..4);
+    let headers = prop::collection::btree_map(header_name(), header_match(), 0..4);
     let parts =
-        (headers, option::of(method), split, option::of(timeout()), option::of(retry()), option::of("x-[a-z]{1,5}"));
+        (headers, option::of(method), split, option::of(timeout()), option::of(retry()), option::of(header_name()));
     parts.prop_map(|(headers, method, split, timeout, retry, hash_header)| PolicyRoute {
         headers: headers.into_iter().map(|(name, matches)| HeaderCondition { name: name.into(), matches }).collect(),
         method,

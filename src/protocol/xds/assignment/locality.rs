@@ -23,22 +23,22 @@ const CLASS_BOUNDS: [u64; 7] = [12_500, 7_813, 4_883, 3_052, 1_907, 1_192, 745];
 /// Instances of a tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::protocol::xds) enum TierKind {
-    /// Those that the calls are for.
+    /// Instances that the calls are for.
     First,
-    /// Those of the service that are not in the subset.
+    /// Instances of the service that are not in the subset.
     Rest,
-    /// Those of another service.
+    /// Instances of another service.
     Fallback,
 }
 
 /// Endpoints that share a locality, besides being in the same place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LocalityNaming {
-    /// Those with the same configured weight.
+    /// Endpoints with the same configured weight.
     Weight,
     /// None: each has its own, so that a change of its weight moves no endpoint to another locality.
     Instance,
-    /// Those with the same configured weight and about the same effective weight.
+    /// Endpoints with the same configured weight and about the same effective weight.
     WeightClass,
     /// All in the zone: the weights are those of the endpoints.
     Zone,
