@@ -9,8 +9,8 @@ use callboard::{
         WeightSource,
     },
     pb::callboard::v1::{
-        Balancing, GetInstanceRequest, Heartbeat, KeepAliveRequest, ListInstancesRequest, LoadReport, RegisterRequest,
-        ResetReason, WatchRequest, WatchResponse, change::Change, watch_response::Message,
+        Balancing, DeregisterRequest, GetInstanceRequest, Heartbeat, KeepAliveRequest, ListInstancesRequest,
+        LoadReport, RegisterRequest, ResetReason, WatchRequest, WatchResponse, change::Change, watch_response::Message,
     },
     registry::PolicyCommand,
 };
@@ -48,6 +48,12 @@ async fn register(client: &TestClient, service: &str, id: &str, tag: &str) -> By
     let tags = if tag.is_empty() { vec![] } else { vec![tag.to_owned()] };
     let request = RegisterRequest { ttl: seconds(36_000.0), tags, ..instance(service, id) };
     client.register(request).await.unwrap().lease_id
+}
+
+/// Deregisters `web/a`.
+async fn deregister(client: &TestClient, lease_id: Bytes) {
+    let request = DeregisterRequest { service: "web".into(), id: "a".into(), lease_id, ..DeregisterRequest::default() };
+    assert!(client.registry.clone().deregister(request).await.unwrap().into_inner().removed);
 }
 
 fn request(service: &str) -> WatchRequest {
@@ -242,6 +248,38 @@ async fn watch_of_everything_gets_balancing_for_services_with_a_policy() {
     register(&client, "db", "b", "").await;
     assert_eq!(reader.changes().await, ["b"]);
     assert_eq!(later.changes().await, ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn watch_of_everything_forgets_the_policy_of_a_service_that_lost_its_instances() {
+    let server = InMemory::open();
+    let client = server.client().await;
+    let lease = register(&client, "web", "a", "").await;
+    let everything = WatchRequest { everything: true, balancing: true, ..WatchRequest::default() };
+    let mut reader = WatchReader::open(&client, everything).await;
+    reader.snapshot().await;
+    let timeout =
+        |millis| settings(PolicySettings { timeout: Some(Duration::from_millis(millis)), ..PolicySettings::default() });
+    set_policy(&server, timeout(500)).await;
+    assert_eq!(reader.balancing().await.policy.unwrap().timeout, seconds(0.5));
+
+    deregister(&client, lease).await;
+    assert_eq!(reader.changes().await, ["-a"]);
+    let forgotten = reader.balancing().await;
+    assert_eq!((forgotten.service.as_str(), forgotten.policy, forgotten.weights.len()), ("web", None, 0));
+
+    // The service returns with its present policy.
+    set_policy(&server, timeout(700)).await;
+    let lease = register(&client, "web", "a", "").await;
+    assert_eq!(reader.changes().await, ["a"]);
+    assert_eq!(reader.balancing().await.policy.unwrap().timeout, seconds(0.7));
+    deregister(&client, lease).await;
+    assert_eq!(reader.changes().await, ["-a"]);
+    assert_eq!(reader.balancing().await.policy, None);
+    set_policy(&server, ServicePolicy::default()).await;
+    register(&client, "web", "a", "").await;
+    assert_eq!(reader.changes().await, ["a"]);
+    assert_eq!(reader.balancing().await.policy.unwrap().timeout, None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,6 +37,8 @@ pub(super) struct BalancingState {
     rest: VecDeque<Bytes>,
     /// Set once the client has the instances that the messages are about.
     is_synced: bool,
+    /// Set if the watch names its services. Otherwise it gets no messages for services without instances.
+    names_services: bool,
 }
 
 /// Version of the content of a message.
@@ -62,8 +64,7 @@ impl BalancingState {
 
     /// Records that the client has all instances.
     pub(super) fn synced(&mut self, context: &ServerContext, selector: &Selector) {
-        self.reset();
-        self.is_synced = true;
+        *self = Self { is_synced: true, names_services: matches!(selector, Selector::Names(_)), ..Self::default() };
         match selector {
             Selector::Names(names) => self.pending.extend(names.iter().cloned()),
             Selector::Prefix(_) | Selector::Everything => self.check_all(context, selector),
@@ -75,10 +76,7 @@ impl BalancingState {
         match changes {
             ChangedServices::All => self.check_all(context, selector),
             ChangedServices::Named(names) => {
-                names
-                    .iter()
-                    .filter(|name| selector.includes(name))
-                    .for_each(|name| self.check(context, selector, name));
+                names.iter().filter(|name| selector.includes(name)).for_each(|name| self.check(context, name));
             }
         }
     }
@@ -89,25 +87,35 @@ impl BalancingState {
             return;
         }
         match selector {
-            Selector::Names(names) => names.iter().for_each(|name| self.check(context, selector, name)),
+            Selector::Names(names) => names.iter().for_each(|name| self.check(context, name)),
             Selector::Prefix(_) | Selector::Everything => {
+                // Services that have lost their instances are no longer in the registry.
+                let sent: Vec<_> = self.sent.keys().cloned().collect();
+                sent.iter().for_each(|name| self.check(context, name));
                 let services = context.engine.registry().each_service().map(|summary| summary.name);
-                services.filter(|name| selector.includes(name)).for_each(|name| self.check(context, selector, &name));
+                services.filter(|name| selector.includes(name)).for_each(|name| self.check(context, &name));
             }
         }
     }
 
-    fn check(&mut self, context: &ServerContext, selector: &Selector, service: &ServiceName) {
-        let is_named = matches!(selector, Selector::Names(_));
-        if !self.is_synced || !is_named && context.engine.registry().view_revision(service).is_none() {
-            // A service that has lost its instances is forgotten, so that names that come and go take no memory.
-            self.sent.remove(service);
-            self.pending.remove(service);
+    fn check(&mut self, context: &ServerContext, service: &ServiceName) {
+        if !self.is_synced {
             return;
         }
-        if self.sent.get(service).copied().unwrap_or_default() != BalancingVersion::of(context, service) {
+        let present = if self.omits(context, service) {
+            BalancingVersion::default()
+        } else {
+            BalancingVersion::of(context, service)
+        };
+        if self.sent.get(service).copied().unwrap_or_default() != present {
             self.pending.insert(service.clone());
         }
+    }
+
+    /// Returns whether a service has no message. A service that has lost its instances is forgotten, by the client as well, so
+    /// that names that come and go take no memory.
+    fn omits(&self, context: &ServerContext, service: &ServiceName) -> bool {
+        !self.names_services && context.engine.registry().view_revision(service).is_none()
     }
 
     /// Records changes of instances that the client is sent.
@@ -133,6 +141,11 @@ impl BalancingState {
             return None;
         }
         let service = self.pending.pop_first()?;
+        if self.omits(context, &service) {
+            self.sent.remove(&service);
+            let forgotten = pb::Balancing { service: service.to_string(), ..pb::Balancing::default() };
+            return Some(vec![frame::balancing(forgotten)]);
+        }
         let (version, messages) = messages(context, &service);
         if version == BalancingVersion::default() {
             self.sent.remove(&service);
