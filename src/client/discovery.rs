@@ -12,6 +12,9 @@ const DEFAULT_MAX_CONNECTIONS: usize = 100;
 /// Maximum time that a call waits for the first set of instances, unless it is set.
 const DEFAULT_FIRST_SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Bounds of the interval between pings. hyper adds the interval to the present time, so the longest one has to fit there.
+const KEEP_ALIVE_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(24 * 365));
+
 /// Finds services in a registry, and makes channels to them.
 ///
 /// ```no_run
@@ -37,8 +40,10 @@ const DEFAULT_FIRST_SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 ///   [`BalancingMethod::WeightedRoundRobin`]: the effective weights of the registry stand for the load that instances report,
 ///   and a channel knows no keys.
 /// - **Connections** are opened as soon as instances are known, 16 at a time, one for each instance, up to 100. Of more
-///   instances a random subset is used. A connection that ends is replaced at once; one that cannot be opened is tried again
-///   with jittered delays up to 5 s, and its instance is not called meanwhile.
+///   instances a random subset is used. A connection counts as open once the instance has answered with HTTP/2, within 3 s.
+///   One that ends is replaced at once; one that cannot be opened, or that ends within a second, is tried again with jittered
+///   delays up to 5 s, and its instance is not called meanwhile. After a connection that ended so early, the next one is used
+///   before its first second is over only if the channel has no other.
 /// - **Zone.** If the zone is preferred and has at least two instances that can be called, its part of the calls is
 ///   `min(1, 1.4 × callable weight ÷ registered weight)`. The rest goes to other zones of the region, or to other regions if
 ///   the region has none. So a zone that has lost up to two sevenths of its capacity still keeps all calls.
@@ -179,11 +184,12 @@ impl ChannelBuilder {
     }
 
     /// Sends an HTTP/2 ping after this time without other traffic while calls are in progress, and closes the connection
-    /// without an answer within 20 s. Off unless set, because servers may reject frequent pings: gRPC's default minimum is
-    /// 5 min.
+    /// without an answer within 20 s. Without pings, an instance that hangs or whose host has vanished is noticed only by the
+    /// deadlines of its calls. Off unless set, because servers may reject frequent pings: gRPC's default minimum is 5 min. The
+    /// interval is at least 1 s.
     #[must_use]
     pub fn keep_alive(mut self, interval: Duration) -> Self {
-        self.0.keep_alive = Some(interval);
+        self.0.keep_alive = Some(interval.clamp(KEEP_ALIVE_INTERVALS.0, KEEP_ALIVE_INTERVALS.1));
         self
     }
 

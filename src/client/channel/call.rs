@@ -55,7 +55,7 @@ impl ChannelShared {
     pub(super) async fn call(self: Arc<Self>, mut request: Request<Body>) -> Result<Response<CallBody>, Status> {
         let started = crate::client::now();
         request.headers_mut().entry(USER_AGENT).or_insert(OWN_USER_AGENT);
-        let caller_deadline = caller_timeout(request.headers()).map(|timeout| started + timeout);
+        let caller_deadline = caller_timeout(request.headers()).and_then(|timeout| started.checked_add(timeout));
         let call = self.attempts(request, started, caller_deadline);
         match caller_deadline {
             Some(deadline) => timeout_at(deadline, call).await.unwrap_or_else(|_| Err(deadline_exceeded())),
@@ -118,7 +118,10 @@ impl ChannelShared {
                     let message = format!("{}: no instances from the registry within {time}{cause}", self.service);
                     Status::unavailable(message)
                 };
-                timeout_at(started + self.first_snapshot_timeout, changed).await.map_err(late)?
+                match started.checked_add(self.first_snapshot_timeout) {
+                    Some(deadline) => timeout_at(deadline, changed).await.map_err(late)?,
+                    None => changed.await,
+                }
             }
             ChannelAvailability::Unavailable(_) | ChannelAvailability::Unknown(_) | ChannelAvailability::Available => {
                 changed.await
