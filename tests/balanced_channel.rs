@@ -3,6 +3,8 @@
 mod backend;
 mod changes;
 mod choice;
+mod faults;
+mod faulty_server;
 mod instance_tls;
 mod load;
 mod policies;
@@ -154,6 +156,18 @@ async fn timeout_of_the_builder_limits_calls_and_streams() {
     let mut stream = within("a stream", backend::open(&channel)).await.unwrap();
     assert_eq!(within("a message", stream.message()).await.unwrap().unwrap(), "a");
     assert_eq!(within("the end", stream.message()).await.unwrap_err().code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn longest_durations_are_no_limits() {
+    let server = TestServer::open();
+    let backend = Backend::start(&server.grpc(), "a").await;
+    backend.set_delay(SHORT);
+    let builder = discovery(&server).builder("echo").timeout(Duration::MAX);
+    let channel = builder.first_snapshot_timeout(Duration::MAX).keep_alive(Duration::MAX).open();
+    assert_eq!(within("a call", call(&channel)).await.unwrap(), "a");
+    assert_eq!(within("a second call on the same connection", call(&channel)).await.unwrap(), "a");
+    assert_eq!(backend.connections(), 1);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod connection;
 mod deadline;
 mod response_body;
 mod selection;
+mod server_preface;
 mod settings;
 mod status;
 mod transport_error;
@@ -17,7 +18,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use http::{Request, Response, uri::Scheme};
@@ -30,7 +30,7 @@ use self::{
     call_table::CallTable,
     channel_task::{ChannelTask, RegistryEvent},
 };
-use super::{Watch, balance::RandomSequence};
+use super::{Backoff, Watch, WatchEvent, balance::RandomSequence};
 use crate::pb::callboard::v1::WatchRequest;
 
 pub use response_body::CallBody;
@@ -39,8 +39,6 @@ pub use status::{ChannelInstance, ChannelStatus, ConnectionState};
 
 /// Number of events of the registry that wait for the task of the channel.
 const MAX_QUEUED_EVENTS: usize = 16;
-/// Delay after which a watch that the registry rejected is tried again, at the next registry: access may have been granted since.
-const REJECTED_DELAY: Duration = Duration::from_secs(5);
 
 /// Channel to a service, for any generated gRPC client: it is a `tonic::client::GrpcService`. Clones share its connections.
 ///
@@ -162,21 +160,28 @@ async fn follow(settings: ChannelSettings, events: mpsc::Sender<RegistryEvent>) 
         balancing: true,
         ..WatchRequest::default()
     };
-    let mut watch = Watch::new(&settings.servers, request.clone());
+    let mut watch = Watch::new(&settings.servers, request);
+    let mut backoff = Backoff::new();
     loop {
         let next = tokio::select! {
             () = events.closed() => return,
             next = watch.next() => next,
         };
         let (event, rejected) = match next {
-            Ok(event) => (RegistryEvent::Watch(event), false),
+            Ok(event) => {
+                if matches!(event, WatchEvent::Synced { .. }) {
+                    backoff.reset();
+                }
+                (RegistryEvent::Watch(event), false)
+            }
             Err(error) => (RegistryEvent::Rejected(error.to_string()), true),
         };
         if events.send(event).await.is_err() {
             return;
         }
         if rejected {
-            tokio::time::sleep(REJECTED_DELAY).await;
+            // The next registry may accept the watch, and this one later: access may be granted.
+            tokio::time::sleep(backoff.delay(None)).await;
         }
     }
 }

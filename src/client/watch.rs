@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, fmt, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Streaming, transport::Channel};
 
 use super::{Backoff, ClientError, Servers, StreamConnector};
@@ -11,6 +11,10 @@ use crate::pb::callboard::v1::{
     Balancing, Change, EffectiveWeight, Instance, Notice, ResetReason, WatchRequest, WatchResponse, change,
     discovery_service_client::DiscoveryServiceClient, watch_response::Message,
 };
+
+/// Timeout of the attempt to open a stream. A registry that hangs accepts connections all the same. It is shorter than the time
+/// that a channel's first call waits, so that the next registry is asked within that time.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Event of a watch.
 #[derive(Debug, Clone)]
@@ -37,7 +41,8 @@ pub enum WatchEvent {
         /// Revision of the instances known now.
         revision: u64,
     },
-    /// Weights and policy by which calls to a service are to be balanced.
+    /// Weights and policy by which calls to a service are to be balanced. They replace the earlier ones of the service. A
+    /// watch of a prefix or of everything forgets those of all services at each [`WatchEvent::Synced`].
     Balancing(Balancing),
     /// The registry answers, but cannot reach its store: changes may be late.
     Degraded,
@@ -185,7 +190,8 @@ impl Watch {
         }
         let mut client: DiscoveryServiceClient<Channel> = DiscoveryServiceClient::new(self.connector.channel());
         let request = WatchRequest { resume_token: self.reader.token.clone(), ..self.request.clone() };
-        self.stream = Some(client.watch(request).await?.into_inner());
+        let opened = timeout(OPEN_TIMEOUT, client.watch(request)).await;
+        self.stream = Some(opened.map_err(|_| ClientError::Timeout(OPEN_TIMEOUT))??.into_inner());
         if self.retry_at.take().is_some() {
             self.ready.push_back(WatchEvent::Reconnected);
         }

@@ -51,6 +51,7 @@ pub struct Backend {
     stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<()>,
     echo: Echo,
+    address: SocketAddr,
     connections: Arc<AtomicU64>,
 }
 
@@ -87,11 +88,15 @@ impl Backend {
             .serve_with_incoming_shutdown(incoming, async move { drop(stopped.await) });
         let server = tokio::spawn(async move { serving.await.unwrap() });
         within("a registration", registrations.recv()).await.unwrap();
-        Self { registration: Some(registration), stop: Some(stop), server, echo, connections }
+        Self { registration: Some(registration), stop: Some(stop), server, echo, address, connections }
     }
 
     pub fn registration(&self) -> &Registration {
         self.registration.as_ref().unwrap()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Returns the number of calls that have arrived.

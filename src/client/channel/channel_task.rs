@@ -66,7 +66,12 @@ struct ChannelMember {
 
 enum ChannelMemberState {
     Connecting,
-    Connected { number: u64, sender: SendRequest<Body> },
+    Connected {
+        number: u64,
+        sender: SendRequest<Body>,
+        /// True while the connection may end as early as the one before. It is used only if there are no others.
+        is_unstable: bool,
+    },
     Failing(String),
 }
 
@@ -155,9 +160,15 @@ impl ChannelTask {
             return false;
         };
         member.state = match kind {
-            ConnectionEventKind::Connected(sender) => {
+            ConnectionEventKind::Connected { sender, is_unstable } => {
                 self.opened_connections += 1;
-                ChannelMemberState::Connected { number: self.opened_connections, sender }
+                ChannelMemberState::Connected { number: self.opened_connections, sender, is_unstable }
+            }
+            ConnectionEventKind::Stable => {
+                if let ChannelMemberState::Connected { is_unstable, .. } = &mut member.state {
+                    *is_unstable = false;
+                }
+                return true;
             }
             ConnectionEventKind::Lost => ChannelMemberState::Connecting,
             ConnectionEventKind::Failed(error) => ChannelMemberState::Failing(error),
@@ -171,9 +182,7 @@ impl ChannelTask {
         let name = self.settings.address_name.as_deref();
         let callable = self.set.instances();
         let callable = callable.filter(|instance| is_callable(instance) && endpoint(instance, name).is_some());
-        let failing = |instance: &Instance| {
-            matches!(self.members.get(&instance.id), Some(ChannelMember { state: ChannelMemberState::Failing(_), .. }))
-        };
+        let failing = |instance: &Instance| self.members.get(&instance.id).is_some_and(ChannelMember::is_failing);
         let selected = self.selection.select(callable, locality, failing);
         let selected: HashMap<_, _> = selected
             .into_iter()
@@ -221,23 +230,22 @@ impl ChannelTask {
         let now = crate::client::now() - self.epoch;
         let (mut connections, mut candidates, mut instances) = (Vec::new(), Vec::new(), Vec::new());
         let mut zone = LocalCapacity::default();
+        let has_stable = self.members.values().any(ChannelMember::is_stable);
         for instance in self.set.instances() {
             let weight = self.set.weight(instance);
             let proximity = Proximity::between(&self.settings.locality, instance.locality.as_ref());
             let member = self.members.get(&instance.id);
             if proximity == Proximity::Zone {
                 zone.registered += weight;
-                let fails = member.is_some_and(|member| matches!(member.state, ChannelMemberState::Failing(_)));
+                let fails = member.is_some_and(ChannelMember::is_failing);
                 if is_callable(instance) && endpoint(instance, name).is_some() && !fails {
                     zone.callable += weight;
                     zone.callable_count += 1;
                 }
             }
-            if let Some(ChannelMember { target, state: ChannelMemberState::Connected { number, sender }, .. }) = member
-            {
-                let target = Arc::clone(target);
-                candidates.push(PickCandidate { weight, stats: Arc::clone(&target.stats), proximity });
-                connections.push(UsableConnection { number: *number, target, sender: sender.clone() });
+            if let Some(connection) = member.and_then(|member| member.usable_connection(has_stable)) {
+                candidates.push(PickCandidate { weight, stats: Arc::clone(&connection.target.stats), proximity });
+                connections.push(connection);
             }
             instances.push(ChannelInstance {
                 instance: Arc::clone(instance),
@@ -305,6 +313,28 @@ impl ChannelTask {
 }
 
 impl ChannelMember {
+    fn is_stable(&self) -> bool {
+        matches!(self.state, ChannelMemberState::Connected { is_unstable: false, .. })
+    }
+
+    /// Returns whether other instances are to be called instead: it cannot be reached, or its connections come and go.
+    fn is_failing(&self) -> bool {
+        matches!(self.state, ChannelMemberState::Failing(_) | ChannelMemberState::Connected { is_unstable: true, .. })
+    }
+
+    /// Returns the connection, if calls can use it. One that may end at once is not used if the channel has a stable one.
+    fn usable_connection(&self, has_stable: bool) -> Option<UsableConnection> {
+        match &self.state {
+            ChannelMemberState::Connected { number, sender, is_unstable } if !is_unstable || !has_stable => {
+                let (target, sender) = (Arc::clone(&self.target), sender.clone());
+                Some(UsableConnection { number: *number, target, sender })
+            }
+            ChannelMemberState::Connected { .. } | ChannelMemberState::Connecting | ChannelMemberState::Failing(_) => {
+                None
+            }
+        }
+    }
+
     fn connection(&self) -> ConnectionState {
         match &self.state {
             ChannelMemberState::Connecting => ConnectionState::Connecting,

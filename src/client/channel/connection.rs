@@ -14,15 +14,17 @@ use tokio::{
 };
 use tonic::body::Body;
 
+use super::server_preface::PrefaceReader;
 #[cfg(feature = "tls")]
 use crate::client::TlsConfig;
 use crate::client::{Backoff, balance::CallStats};
 
-/// Timeout of an attempt to connect, with TLS.
+/// Timeout of an attempt to connect, with TLS and the SETTINGS of the server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Maximum number of attempts to connect at the same time, of one channel.
 const MAX_CONCURRENT_ATTEMPTS: usize = 16;
-/// Age from which a connection that ended is replaced at once. A younger one is replaced after a delay.
+/// Age from which a connection is stable. One that ends then is replaced at once; one that ends earlier is a failure, so that
+/// an instance whose connections come and go is neither preferred nor waited for.
 const STABLE_AGE: Duration = Duration::from_secs(1);
 
 /// Instance that the channel may connect to.
@@ -44,10 +46,16 @@ pub(super) struct ConnectionEvent {
 
 #[derive(Debug)]
 pub(super) enum ConnectionEventKind {
-    Connected(SendRequest<Body>),
-    /// The connection ended; another one is opened.
+    Connected {
+        sender: SendRequest<Body>,
+        /// True if the connection before was not stable, so that this one may end at once, too.
+        is_unstable: bool,
+    },
+    /// The unstable connection has become stable.
+    Stable,
+    /// The stable connection ended; another one is opened.
     Lost,
-    /// The attempt to connect failed with this error.
+    /// The attempt to connect failed with this error, or the connection ended before it was stable.
     Failed(String),
 }
 
@@ -77,21 +85,28 @@ impl Dialer {
         events: UnboundedSender<ConnectionEvent>,
     ) {
         let mut backoff = Backoff::new();
+        let mut is_unstable = false;
         let send = |kind| {
             // An error means that the channel was dropped, which aborts this task.
             let _closed = events.send(ConnectionEvent { target: Arc::clone(&target), kind });
         };
         loop {
             match self.attempt(&target).await {
-                Ok((sender, driver)) => {
+                Ok((sender, mut driver)) => {
                     let connected_at = crate::client::now();
-                    send(ConnectionEventKind::Connected(sender));
-                    let _end = driver.await;
-                    send(ConnectionEventKind::Lost);
-                    if connected_at.elapsed() >= STABLE_AGE {
+                    send(ConnectionEventKind::Connected { sender, is_unstable });
+                    if timeout(STABLE_AGE, &mut driver).await.is_err() {
                         backoff.reset();
+                        if std::mem::take(&mut is_unstable) {
+                            send(ConnectionEventKind::Stable);
+                        }
+                        let _end = driver.await;
+                        send(ConnectionEventKind::Lost);
                         continue;
                     }
+                    is_unstable = true;
+                    let age = connected_at.elapsed().as_millis();
+                    send(ConnectionEventKind::Failed(format!("the connection ended {age} ms after it was opened")));
                 }
                 Err(error) => send(ConnectionEventKind::Failed(error)),
             }
@@ -105,8 +120,8 @@ impl Dialer {
     ) -> Result<(SendRequest<Body>, JoinHandle<hyper::Result<()>>), String> {
         let _permit = self.permits.acquire().await.map_err(|error| error.to_string())?;
         let connected = timeout(CONNECT_TIMEOUT, self.connect(target)).await;
-        connected
-            .unwrap_or_else(|_| Err(format!("no connection within {}", humantime::format_duration(CONNECT_TIMEOUT))))
+        let timeout = humantime::format_duration(CONNECT_TIMEOUT);
+        connected.unwrap_or_else(|_| Err(format!("no HTTP/2 connection within {timeout}")))
     }
 
     async fn connect(
@@ -136,7 +151,16 @@ impl Dialer {
     ) -> Result<(SendRequest<Body>, JoinHandle<hyper::Result<()>>), String> {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).keep_alive_interval(self.keep_alive);
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        let (stream, settings) = PrefaceReader::new(stream);
+        let handshake = builder.handshake(TokioIo::new(stream)).await;
+        let (sender, mut connection) = handshake.map_err(|error| error.to_string())?;
+        let is_http2 = tokio::select! {
+            received = settings => received.is_ok(),
+            _ended = &mut connection => false,
+        };
+        if !is_http2 {
+            return Err("the connection ended before the instance answered with HTTP/2".to_owned());
+        }
         Ok((sender, tokio::spawn(connection)))
     }
 }

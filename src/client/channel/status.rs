@@ -72,6 +72,7 @@ pub enum ConnectionState {
     Connecting,
     /// Calls can be made.
     Connected,
-    /// The last attempt failed with this error. The channel tries again with growing delays.
+    /// The last attempt failed with this error, or the last connection ended within a second. The channel tries again with
+    /// growing delays.
     Failing(String),
 }

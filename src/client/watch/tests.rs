@@ -178,6 +178,21 @@ mod over_a_connection {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn registry_that_hangs_is_given_up() {
+        let (near, _far) = tokio::io::duplex(64 * 1024);
+        let mut near = Some(near);
+        let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+            let near = near.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+            async move { near.map(hyper_util::rt::TokioIo::new) }
+        });
+        let channel = tonic::transport::Endpoint::from_static("http://hangs").connect_with_connector_lazy(connector);
+        let (mut watch, before) = (Watch::on(&channel, request()), now());
+        let event = tokio::time::timeout(Duration::from_mins(1), watch.next()).await.unwrap();
+        assert!(matches!(&event, Ok(WatchEvent::Disconnected { error: ClientError::Timeout(_), .. })), "{event:?}");
+        assert_eq!(before.elapsed().as_secs(), OPEN_TIMEOUT.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn reconnect_notice_opens_another_stream() {
         let mut fake = FakeRegistry::start();
         let mut watch = Watch::over(fake.connect(), request());
