@@ -8,6 +8,7 @@ mod faulty_server;
 mod instance_tls;
 mod load;
 mod policies;
+mod weights;
 
 use std::time::Duration;
 

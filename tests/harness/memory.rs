@@ -23,7 +23,7 @@ use callboard::{
     },
 };
 use hyper_util::rt::TokioIo;
-use tokio::{task::JoinSet, time::interval};
+use tokio::{net::TcpListener, task::JoinSet, time::interval};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Endpoint, Uri};
 
@@ -128,6 +128,24 @@ impl InMemory {
         });
         let endpoint = Endpoint::from_static("http://in.memory");
         TestClient::over(endpoint.connect_with_connector(connector).await.unwrap())
+    }
+
+    /// Serves a port, for clients that connect by address. Returns its address.
+    ///
+    /// The paused clock advances whenever all tasks wait for the socket, by the time to the next timer: 100 ms at most.
+    pub async fn listen(&self) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (port, limiter, shutdown) = (self.port.clone(), Arc::clone(&self.limiter), self.shutdown.clone());
+        tokio::spawn(async move {
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                let connection = connection(&limiter, Protocol::Http2);
+                let (port, shutdown) = (port.clone(), shutdown.clone());
+                tokio::spawn(async move { serve(async { Ok(socket) }, connection, &port, shutdown).await });
+            }
+        });
+        address
     }
 
     /// Returns the state that protocols share.

@@ -146,6 +146,24 @@ fn unknown_instance_gets_one_call_until_it_responds() {
 }
 
 #[test]
+fn new_instance_that_fails_fast_is_not_the_fastest() {
+    let (random, candidates) = (RandomSequence::new(3), candidates(&[1.0; 4]));
+    for known in &candidates[1..] {
+        known.stats.respond(CallOutcome::Responded, Duration::from_millis(5), Duration::ZERO);
+    }
+    let picker = picker(BalancingMethod::PeakEwma, &candidates, &random);
+    let mut calls = [0; 4];
+    for call in 0..1_000 {
+        let now = Duration::from_millis(call);
+        let at = picker.pick(now, &random, |_| true).unwrap();
+        calls[at] += 1;
+        let (outcome, millis) = if at == 0 { (CallOutcome::Failed, 1) } else { (CallOutcome::Responded, 5) };
+        candidates[at].stats.respond(outcome, Duration::from_millis(millis), now);
+    }
+    assert_eq!(calls[0], 1, "{calls:?}");
+}
+
+#[test]
 fn calls_stay_in_the_zone_by_its_capacity() {
     let random = RandomSequence::new(11);
     let mut candidates = candidates(&[1.0; 6]);
