@@ -1,4 +1,4 @@
-//! Calls over the instances of a service, which the example `serve` starts.
+//! Calls over the instances of a service. The example `serve` starts them, and has the commands.
 
 #[allow(dead_code, reason = "the server is for the other example")]
 mod greeter;

@@ -1,11 +1,14 @@
-//! A tonic server that registers itself, reports its load, and drains before it stops:
+//! A tonic server that registers itself, reports its load, and drains before it stops at Ctrl-C. Run each command in a terminal
+//! of its own:
 //!
 //! ```sh
-//! callboard serve &
+//! callboard serve                        # the registry; or cargo run -- serve
 //! cargo run --example serve -- 50061
 //! cargo run --example serve -- 50062
-//! cargo run --example call
+//! cargo run --example call               # ten calls over both
 //! ```
+//!
+//! `CALLBOARD_SERVER` is the address of the registry, or a list of several; 127.0.0.1:8502 unless set.
 
 #[allow(dead_code, reason = "the client is for the other example")]
 mod greeter;

@@ -3,6 +3,9 @@
 //! Instances register and renew leases; watchers receive every change within milliseconds. Programs use it through gRPC,
 //! through Consul's HTTP API, or through DNS.
 //!
+//! A Rust program that registers or calls instances needs [`client`], and the messages in [`pb`]. The other modules are the
+//! server. To build without it, use `default-features = false` and the feature `client`, with `tls` if needed.
+//!
 //! ```text
 //!   cli ─► config ─► server ─► protocol::{grpc, consul, dns, http} ─► app ─► engine ─► registry ─► model
 //!                       └────► transport, health_check ───────────────┘
@@ -24,10 +27,15 @@
 //! | [`transport`] | listeners, connections, workers, TLS, limits |
 //! | [`server`] | start and shutdown of all parts |
 //! | [`client`] | registration, watch, and channels that balance calls |
+//! | [`pb`] | messages and services of the gRPC API, generated from `proto/` |
 //! | [`cli`] | command line, one file for each command |
 //! | [`reference`](mod@reference) | reference pages of the documentation |
 //!
 //! ARCHITECTURE.md has the rules between the modules, and the reasons.
+#![cfg_attr(
+    not(feature = "server"),
+    allow(rustdoc::broken_intra_doc_links, reason = "the modules of the server are left out")
+)]
 
 #[cfg(feature = "server")]
 pub mod app;
