@@ -28,6 +28,7 @@ use std::{
     sync::LazyLock,
 };
 
+use super::client_family::{ClientFamily, ClientFeature};
 use crate::{
     balancing::ZoneLayout,
     model::{EffectivePolicy, EmptySubset, Instance, LoadBalancing, Split, SubsetName, WeightSource},
@@ -53,16 +54,19 @@ pub(super) enum EndpointLayout {
     /// One locality in each priority, whose endpoints have the weights: for ring hash, where clients multiply the weights of endpoints
     /// and localities.
     Ring,
-    /// The first priority with routable endpoints alone, for clients that know neither priorities nor weights.
+    /// The first priority with routable endpoints alone, for clients that cannot use others.
+    FirstPriority,
+    /// The same, for clients that ignore weights, too.
     Flat,
 }
 
 impl EndpointLayout {
     /// Returns the layout for the clients of a policy.
-    pub(super) fn of(policy: &EffectivePolicy, is_flat: bool, has_ring_hash: bool) -> Self {
+    pub(super) fn of(policy: &EffectivePolicy, family: ClientFamily) -> Self {
         match policy.lb {
-            _ if is_flat => Self::Flat,
-            LoadBalancing::RingHash if has_ring_hash => Self::Ring,
+            _ if !family.has(ClientFeature::Localities) => Self::Flat,
+            _ if !family.has(ClientFeature::Priorities) => Self::FirstPriority,
+            LoadBalancing::RingHash if family.has(ClientFeature::RingHash) => Self::Ring,
             LoadBalancing::RingHash
             | LoadBalancing::RoundRobin
             | LoadBalancing::LeastRequest
@@ -142,11 +146,13 @@ impl<'a> AssignmentInput<'a> {
         let is_dynamic = self.policy.weights == WeightSource::ResponseTime || !self.policy.slow_start.is_zero();
         let naming = match (self.layout, is_dynamic) {
             (EndpointLayout::Ring, _) => LocalityNaming::Zone,
-            (EndpointLayout::Priorities | EndpointLayout::Flat, false) => LocalityNaming::Weight,
-            (EndpointLayout::Priorities | EndpointLayout::Flat, true) if own_count <= MAX_SINGLE_LOCALITIES => {
+            (EndpointLayout::Priorities | EndpointLayout::FirstPriority | EndpointLayout::Flat, false) => LocalityNaming::Weight,
+            (EndpointLayout::Priorities | EndpointLayout::FirstPriority | EndpointLayout::Flat, true)
+                if own_count <= MAX_SINGLE_LOCALITIES =>
+            {
                 LocalityNaming::Instance
             }
-            (EndpointLayout::Priorities | EndpointLayout::Flat, true) => LocalityNaming::WeightClass,
+            (EndpointLayout::Priorities | EndpointLayout::FirstPriority | EndpointLayout::Flat, true) => LocalityNaming::WeightClass,
         };
         let tiers = tiers.into_iter().filter(|(_, endpoints)| !endpoints.is_empty());
         let tiers = tiers.map(|(kind, endpoints)| {

@@ -53,8 +53,10 @@ pub(super) enum ClientFeature {
     LeastRequest,
     /// Weights that the client computes from the load reports of endpoints.
     ClientSideWeights,
-    /// Weights and priorities of localities.
+    /// Weights of localities.
     Localities,
+    /// Priorities of localities: the way to a lower one, and back.
+    Priorities,
     /// `drop_overloads` of an assignment.
     Drops,
 }
@@ -80,7 +82,7 @@ const ALL: Option<LibraryVersion> = Some(LibraryVersion { major: 0, minor: 0, pa
 const NEVER: Option<LibraryVersion> = None;
 
 impl ClientFeature {
-    const EACH: [Self; 10] = [
+    const EACH: [Self; 11] = [
         Self::StreamDuration,
         Self::Retries,
         Self::CircuitBreaker,
@@ -90,6 +92,7 @@ impl ClientFeature {
         Self::LeastRequest,
         Self::ClientSideWeights,
         Self::Localities,
+        Self::Priorities,
         Self::Drops,
     ];
 
@@ -112,12 +115,14 @@ impl ClientFeature {
             // tonic-xds balances in no other way.
             Self::LeastRequest => [NEVER, version(1, 48, 0), version(1, 73, 0), NEVER, ALL, ALL],
             Self::ClientSideWeights => [version(1, 55, 0), version(1, 54, 0), version(1, 56, 0), NEVER, NEVER, NEVER],
+            // Before 1.48, grpc-go sends new endpoints to the priority in use only, and never returns to a higher one that was empty.
+            Self::Priorities => [ALL, ALL, version(1, 48, 0), ALL, NEVER, ALL],
             Self::Localities | Self::Drops => [ALL, ALL, ALL, ALL, NEVER, ALL],
         };
         match library {
             ClientLibrary::Php if self == Self::CircuitBreaker => NEVER,
             // Unknown clients get the endpoints that servers without policies send.
-            ClientLibrary::Unknown if matches!(self, Self::Localities | Self::Drops) => ALL,
+            ClientLibrary::Unknown if matches!(self, Self::Localities | Self::Priorities | Self::Drops) => ALL,
             ClientLibrary::Core | ClientLibrary::Php => core,
             ClientLibrary::Java => java,
             ClientLibrary::Go => go,
@@ -141,7 +146,7 @@ impl ClientFamily {
     /// Family of clients with an unknown library: they get what every client accepts.
     pub(super) const UNKNOWN: Self = Self {
         library: ClientLibrary::Unknown,
-        features: ClientFeature::Localities.bit() | ClientFeature::Drops.bit(),
+        features: ClientFeature::Localities.bit() | ClientFeature::Priorities.bit() | ClientFeature::Drops.bit(),
     };
 
     /// Returns the family of a client.
@@ -255,6 +260,7 @@ mod tests {
     fn feature_starts_with_its_first_version() {
         for (name, before, since, feature) in [
             ("gRPC Go", "1.72.3", "1.73.0", ClientFeature::LeastRequest),
+            ("gRPC Go", "1.47.0", "1.48.0", ClientFeature::Priorities),
             ("gRPC Go", "1.73.0-dev", "1.74.0-dev", ClientFeature::LeastRequest),
             ("gRPC Java", "1.47.9", "1.48", ClientFeature::LeastRequest),
             ("gRPC Java", "1.40.0", "1.40.1", ClientFeature::Retries),

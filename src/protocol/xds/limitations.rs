@@ -45,7 +45,7 @@ pub(super) fn limitations(policy: &EffectivePolicy, family: ClientFamily) -> Vec
         (
             !policy.fallback.is_empty(),
             "fallback",
-            ClientFeature::Localities,
+            ClientFeature::Priorities,
             "calls a fallback only if the registry finds no routable instance, not if it cannot connect to any",
         ),
     ];

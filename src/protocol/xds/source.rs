@@ -51,7 +51,7 @@ impl ClientProfile {
 
     /// Returns the layout of the assignments that the client gets.
     pub(super) fn layout(&self, policy: &EffectivePolicy) -> EndpointLayout {
-        EndpointLayout::of(policy, self.is_tonic(), self.family.has(ClientFeature::RingHash))
+        EndpointLayout::of(policy, self.family)
     }
 }
 

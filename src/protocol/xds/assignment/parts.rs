@@ -81,7 +81,7 @@ impl AssignmentParts {
         let bytes = planned.iter().map(|planned| self.part(planned).bytes.len() + 24).sum();
         let mut assignment = AssignmentWriter::new(cluster, bytes);
         match self.layout {
-            EndpointLayout::Priorities | EndpointLayout::Flat => {
+            EndpointLayout::Priorities | EndpointLayout::FirstPriority | EndpointLayout::Flat => {
                 for planned in &planned {
                     let part = self.part(planned);
                     assignment.locality(&part.bytes, planned.weight, planned.priority);
@@ -143,7 +143,7 @@ impl LocalityPart {
         let mut bytes = BytesMut::with_capacity(64 + 40 * locality.endpoints.len());
         let mut ring = Vec::new();
         match layout {
-            EndpointLayout::Priorities | EndpointLayout::Flat => {
+            EndpointLayout::Priorities | EndpointLayout::FirstPriority | EndpointLayout::Flat => {
                 let ZoneName { region, zone } = &*locality.summary.zone;
                 wire::put_locality(region, zone, &locality.sub_zone, &mut bytes);
                 locality.endpoints.iter().for_each(|(endpoint, _)| wire::put_endpoint(endpoint, &mut bytes));

@@ -106,7 +106,7 @@ fn ring_has_one_locality_in_each_priority_and_the_weights_at_the_endpoints() {
     let instances = three_zones();
     let policy = EffectivePolicy { lb: LoadBalancing::RingHash, ..EffectivePolicy::default() };
     let of = |zone: Option<&ZoneLayout>| {
-        let input = AssignmentInput { layout: EndpointLayout::of(&policy, false, true), ..input(&policy, &instances) };
+        let input = AssignmentInput { layout: EndpointLayout::of(&policy, ClientFamily::new("gRPC Go", "1.85.0")), ..input(&policy, &instances) };
         let assignment = decode_input(&input, zone);
         let of_endpoints = |group: &LocalityLbEndpoints| {
             group.lb_endpoints.iter().map(|endpoint| endpoint.load_balancing_weight.unwrap()).collect::<Vec<_>>()
@@ -118,8 +118,10 @@ fn ring_has_one_locality_in_each_priority_and_the_weights_at_the_endpoints() {
     let shared = of(Some(&zone_layout([("z1", 6_000), ("z2", 4_000)])));
     assert_eq!(shared.0, expected([(0, "", "ring", 1), (1, "", "ring~region", 1), (2, "", "ring~other", 1)]));
     assert_eq!(shared.1, [vec![1_500_000, 4_500_000, 4_000_000], vec![1, 1], vec![2]]);
-    assert_eq!(EndpointLayout::of(&policy, true, true), EndpointLayout::Flat);
-    assert_eq!(EndpointLayout::of(&policy, false, false), EndpointLayout::Priorities);
+    let layout = |name, version| EndpointLayout::of(&policy, ClientFamily::new(name, version));
+    assert_eq!(layout("gRPC Rust tonic-xds", "0.1.0-alpha.4"), EndpointLayout::Flat);
+    assert_eq!(layout("gRPC Go", "1.47.0"), EndpointLayout::FirstPriority);
+    assert_eq!(layout("gRPC C-core linux", "C-core 29.0.0"), EndpointLayout::Priorities, "without ring hash");
 }
 
 #[test]

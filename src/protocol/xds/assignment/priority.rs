@@ -35,7 +35,7 @@ pub(super) fn plan(
             groups.entry((tier, class(tier, summary, zone))).or_default().push(locality);
         }
     }
-    if layout == EndpointLayout::Flat {
+    if matches!(layout, EndpointLayout::FirstPriority | EndpointLayout::Flat) {
         let is_routable = |((tier, _), localities): &(&(usize, ZoneClass), &Vec<usize>)| {
             localities.iter().any(|locality| tiers[*tier][*locality].routable_endpoints > 0)
         };

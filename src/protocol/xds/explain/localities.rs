@@ -41,7 +41,7 @@ pub(super) fn called_localities<'a>(
     let called = called.min();
     let weight = |planned: &PlannedLocality, locality: &AssignedLocality<'_>| match assignment.layout() {
         _ if Some(planned.priority) != called || routable(locality) == 0 => 0,
-        EndpointLayout::Priorities | EndpointLayout::Ring => planned.weight,
+        EndpointLayout::Priorities | EndpointLayout::Ring | EndpointLayout::FirstPriority => planned.weight,
         // The client does not know weights.
         EndpointLayout::Flat => routable(locality) as u64,
     };

@@ -81,7 +81,7 @@ fn current_clients_follow_everything_but_some_kinds_of_balancing() {
 
 #[test]
 fn old_client_names_the_versions_that_follow_the_fields() {
-    let expected = ["lb since 1.73", "outlier since 1.50"];
+    let expected = ["lb since 1.73", "outlier since 1.50", "fallback since 1.48"];
     assert_eq!(limited(&everything(LoadBalancing::LeastRequest), "gRPC Go", "1.44.0"), expected);
     let expected = [
         "lb since 1.54",
