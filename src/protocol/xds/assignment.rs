@@ -146,13 +146,17 @@ impl<'a> AssignmentInput<'a> {
         let is_dynamic = self.policy.weights == WeightSource::ResponseTime || !self.policy.slow_start.is_zero();
         let naming = match (self.layout, is_dynamic) {
             (EndpointLayout::Ring, _) => LocalityNaming::Zone,
-            (EndpointLayout::Priorities | EndpointLayout::FirstPriority | EndpointLayout::Flat, false) => LocalityNaming::Weight,
+            (EndpointLayout::Priorities | EndpointLayout::FirstPriority | EndpointLayout::Flat, false) => {
+                LocalityNaming::Weight
+            }
             (EndpointLayout::Priorities | EndpointLayout::FirstPriority | EndpointLayout::Flat, true)
                 if own_count <= MAX_SINGLE_LOCALITIES =>
             {
                 LocalityNaming::Instance
             }
-            (EndpointLayout::Priorities | EndpointLayout::FirstPriority | EndpointLayout::Flat, true) => LocalityNaming::WeightClass,
+            (EndpointLayout::Priorities | EndpointLayout::FirstPriority | EndpointLayout::Flat, true) => {
+                LocalityNaming::WeightClass
+            }
         };
         let tiers = tiers.into_iter().filter(|(_, endpoints)| !endpoints.is_empty());
         let tiers = tiers.map(|(kind, endpoints)| {

@@ -6,7 +6,7 @@ use super::{
     XdsApi,
     assignment::EndpointLayout,
     assignment_view::AssignmentQuery,
-    client_family::{ClientFamily, ClientFeature, ClientLibrary},
+    client_family::{ClientFamily, ClientLibrary},
     cluster_name::split_cluster_name,
     cluster_resource::cluster,
     request::NodeIdentity,

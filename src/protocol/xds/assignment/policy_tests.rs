@@ -106,7 +106,10 @@ fn ring_has_one_locality_in_each_priority_and_the_weights_at_the_endpoints() {
     let instances = three_zones();
     let policy = EffectivePolicy { lb: LoadBalancing::RingHash, ..EffectivePolicy::default() };
     let of = |zone: Option<&ZoneLayout>| {
-        let input = AssignmentInput { layout: EndpointLayout::of(&policy, ClientFamily::new("gRPC Go", "1.85.0")), ..input(&policy, &instances) };
+        let input = AssignmentInput {
+            layout: EndpointLayout::of(&policy, ClientFamily::new("gRPC Go", "1.85.0")),
+            ..input(&policy, &instances)
+        };
         let assignment = decode_input(&input, zone);
         let of_endpoints = |group: &LocalityLbEndpoints| {
             group.lb_endpoints.iter().map(|endpoint| endpoint.load_balancing_weight.unwrap()).collect::<Vec<_>>()

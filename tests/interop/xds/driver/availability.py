@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 from ads import AdsClient
-from clients import Client, Counts
+from clients import UPDATE_TIMEOUT, Client, Counts
 from fixture import check
 from policy import (
     ONE_EACH,
@@ -25,7 +25,7 @@ ALL_TO_V2 = {"subsets": SUBSETS, "default": {"v2": 100}}
 FLAT_ZONES = Difference("The client calls all instances of the first zones alike, whatever the shares of the zones.")
 
 
-def uses_only(client: Client, version: str, within: float = 10) -> None:
+def uses_only(client: Client, version: str, within: float = UPDATE_TIMEOUT) -> None:
     """Reads the counts of the load until 40 calls in a row went to one version."""
     last = client.stats()
 

@@ -13,9 +13,11 @@ from registry import Registry
 
 START_TIMEOUT = 30.0
 CALL_TIMEOUT = 60.0
-UPDATE_TIMEOUT = 15.0  # limit in seconds until a client uses a new set of backends
+# Limit in seconds until a client uses a new set of backends. C-core 1.51 reads its stream every five seconds while its calls
+# fail at once, and needs several reads.
+UPDATE_TIMEOUT = 60.0
 ECHO = "/callboard.interop.Echo"  # the service that the clients call
-POLL = 0.02  # interval in seconds between requests for the counts of a load
+POLL = 0.02  # interval in seconds between requests for the counts of a load, and between calls that fail
 
 
 class TlsSupport(Enum):
@@ -69,6 +71,8 @@ CLIENT_TYPES = {
         status_without_backends="DEADLINE_EXCEEDED",
         tls=TlsSupport.MUTUAL,
     ),
+    "go-1.44": ClientType("go", status_without_backends="DEADLINE_EXCEEDED"),
+    "node-1.14.0": ClientType("node", reconnects=True),
     "envoy": ClientType("go", least_request=True, sheds_late=True, max_streams=1_024, tls=TlsSupport.MUTUAL),
     "envoy-delta": ClientType("go", least_request=True, sheds_late=True, max_streams=1_024, tls=TlsSupport.MUTUAL),
 }
@@ -163,6 +167,8 @@ class Client:
             counts = self.call(20 * len(ids), 4)
             if not counts.failed and set(counts.backends) == set(ids):
                 return time.monotonic() - began
+            if counts.failed:
+                time.sleep(POLL)
             if time.monotonic() > began + within:
                 raise Failure(f"not only {', '.join(ids)} used after {within:.0f} s: {counts}")
 
@@ -197,6 +203,19 @@ class Client:
         """Waits for a further call of this backend."""
         before = self.stats().backends.get(id, 0)
         self.until(lambda counts: counts.backends.get(id, 0) > before, f"another call of {id}", within)
+
+    def fails_no_more(self, calls: int, within: float = UPDATE_TIMEOUT) -> Counts:
+        """Waits until this number of calls in a row have succeeded; returns the counts before them."""
+        last = self.stats()
+
+        def succeeded(counts: Counts) -> bool:
+            nonlocal last
+            if counts.failed != last.failed:
+                last = counts
+            return counts.total >= last.total + calls
+
+        self.until(succeeded, f"{calls} successful calls in a row", within)
+        return last
 
     def stops_using(self, id: str, within: float = UPDATE_TIMEOUT) -> None:
         """Waits until 50 calls in a row went to other backends."""

@@ -35,7 +35,7 @@ def unsynced(service: Service) -> dict[str, Any]:
     return {stream.node_id: stream for stream in rollout.unsynced}
 
 
-def await_unsynced(service: Service, node_id: str, reason: str, within: float = 10) -> None:
+def await_unsynced(service: Service, node_id: str, reason: str, within: float = ROLLOUT_TIMEOUT) -> None:
     """Waits until a stream is named with a reason that has this text."""
     deadline = time.monotonic() + within
     while not ((stream := unsynced(service).get(node_id)) and reason in stream.reason):
@@ -71,7 +71,7 @@ def server_killed_in_shift(world: World) -> None:
                     time.sleep(delay)
                     registry.kill()
                     registry.start()
-                    fleet.each(lambda client: uses_only(client, version, within=60))
+                    fleet.each(lambda client: uses_only(client, version))
                 fleet.each(lambda client: client.stop_without_failures() and None)
         finally:
             registry.kill()
@@ -149,7 +149,7 @@ def flipped_policy(world: World) -> None:
             time.sleep(max(0, began + (flip + 1) / FLIPS - time.monotonic()))
         world.payments.set_policy(**ALL_TO_V2)
         took = time.monotonic() - began
-        world.fleet.each(lambda client: uses_only(client, "v2", ROLLOUT_TIMEOUT))
+        world.fleet.each(lambda client: uses_only(client, "v2"))
         check(not (missing := world.payments.unsynced(ROLLOUT_TIMEOUT)), f"not all clients have the last policy: {missing}")
         pushes = stream.number_of(LDS) - before
         # One at a time, each the newest; the last policy needs up to three.
@@ -177,7 +177,7 @@ def restart_in_memory(world: World) -> None:
     world.memory.start()
     world.payments.set_policy(**ALL_TO_V1)
     world.payments.wait_until_registered(*ONE_EACH)
-    world.fleet.each(lambda client: uses_only(client, "v1", within=60))
+    world.fleet.each(lambda client: uses_only(client, "v1"))
     world.fleet.each(lambda client: client.stop_without_failures() and None)
     world.payments.become()
 

@@ -68,8 +68,19 @@ BALANCING = {
     "response time": balancing.response_time,
     "zones": availability.zones,
 }
+OLDER_NAMES = ("go-1.44", "node-1.14.0")
+# The older clients run only these: they take what the registry sends to their versions.
+OLDER = {
+    "even split": scenarios.even_split,
+    "split": routing.split,
+    "shift under load": routing.shift,
+    "policy removed": routing.policy_removed,
+    "routes": routing.routes,
+    "subset drained": availability.empty_subset_spills,
+    "100 policies in 1 s": drills.flipped_policy,
+}
 # Each part runs beside the others, with processes of its own. Its scenarios run one after the other.
-PARTS = {"registrations": REGISTRATIONS, "routing": ROUTING, "balancing": BALANCING}
+PARTS = {"registrations": REGISTRATIONS, "routing": ROUTING, "balancing": BALANCING, "older": OLDER}
 REPETITIONS, FULL_REPETITIONS = 10, 50
 
 
@@ -98,40 +109,51 @@ def run(options: argparse.Namespace, scratch: Path, pool: Executor) -> int:
         part: {title: scenario for title, scenario in all.items() if not options.only or title in options.only}
         for part, all in PARTS.items()
     }
-    worlds = {part: new_world(options, names, scratch / part) for part in PARTS if wanted[part]}
+    names_by_part = {part: [name for name in names if (name in OLDER_NAMES) == (part == "older")] for part in PARTS}
+    worlds = {
+        part: new_world(options, names_by_part[part], scratch / part)
+        for part in PARTS
+        if wanted[part] and names_by_part[part]
+    }
     running = {part: pool.submit(run_part, world, wanted[part]) for part, world in worlds.items()}
     results = {part: running[part].result() if part in running else {} for part in PARTS}
     delays = {name: figures.Delays() for name in names}
     times: dict[str, response_times.Times] = {}
-    if not options.only:
+    if "registrations" in worlds and not options.only:
         # Without other load on the machine.
         repetitions = FULL_REPETITIONS if options.full else REPETITIONS
         world = worlds["registrations"]
         results["registrations"]["delays"] = world.run("delays", lambda world: figures.measure(world, repetitions, delays))
         if options.full and "go" in names:
             worlds["balancing"].run("response times", lambda world: response_times.measure(world, times))
-    report.add_versions(next(iter(worlds.values())))
-    by_table = {"scenarios": results["registrations"], "policies": {**results["routing"], **results["balancing"]}}
-    compared = {table: report.results(names, by_title) for table, by_title in by_table.items()}
+    report.add_versions({name: version for world in worlds.values() for name, version in world.versions.items()})
+    failures = report.failures(results)
+    by_table = {
+        "scenarios": results["registrations"],
+        "policies": {**results["routing"], **results["balancing"]},
+        "older": results["older"],
+    }
+    compared = {table: report.results(by_title) for table, by_title in by_table.items()}
     tables = {**compared, "figures": report.figures(worlds, delays), "times": report.response_times(times)}
     print("", *tables.values(), "", sep="\n\n")
-    cells = [result for by_title in by_table.values() for by_client in by_title.values() for result in by_client.values()]
-    failed = sum(bool(result.failure) for result in cells)
-    passed = len(cells) - failed
+    cells = sum(len(by_client) for by_title in by_table.values() for by_client in by_title.values())
+    passed = cells - len(failures)
     if options.write:
         for name, text in tables.items():
             report.copy(name, text)
-    elif not failed and not options.only and set(names) == set(CLIENT_TYPES):
-        for name, text in compared.items():
-            if report.copied(name) != text:
-                failed += 1
-                print(f"{report.PAGE} has other {name}: run tests/interop/xds/run --full --write", file=sys.stderr)
-    print(f"{passed} passed, {failed} failed", flush=True)
+    elif not failures and not options.only and set(names) == set(CLIENT_TYPES):
+        failures += [
+            f"{report.PAGE} has other {name}: run tests/interop/xds/run --full --write"
+            for name, text in compared.items()
+            if report.copied(name) != text
+        ]
     for part, world in worlds.items():
-        if failed:
+        if any(result.failure for by_client in results[part].values() for result in by_client.values()):
             print(f"log of the registry of {part}:\n{world.memory.log()[-5000:]}", file=sys.stderr)
         world.end()
-    return 1 if failed else 0
+    print("\n".join([*failures, f"{passed} passed, {len(failures)} failed"]), flush=True)
+    report.add_failures(failures)
+    return 1 if failures else 0
 
 
 def new_world(options: argparse.Namespace, names: list[str], scratch: Path) -> World:

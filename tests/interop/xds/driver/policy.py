@@ -9,7 +9,7 @@ from clients import Client, Counts
 from fixture import check
 from world import Fleet, World
 
-ROLLOUT_TIMEOUT = 15.0  # limit in seconds until all clients have accepted a policy
+ROLLOUT_TIMEOUT = 60.0  # limit in seconds until all clients have accepted a policy
 SETTLE = 1.0  # seconds that a client may take to use what it has accepted
 SUBSETS = {version: f'metadata["version"] == "{version}"' for version in ("v1", "v2")}
 ONE_EACH = ("v1-z1", "v2-z1")

@@ -164,7 +164,7 @@ class Service:
     def drain(self, id: str) -> None:
         self.registry.command("drain", f"{self.name}/{id}")
 
-    def wait_until_unhealthy(self, id: str, within: float = 10) -> None:
+    def wait_until_unhealthy(self, id: str, within: float = 60) -> None:
         deadline = time.monotonic() + within
         request = discovery_pb2.GetInstanceRequest(service=self.name, id=id)
         while self.registry.discovery.GetInstance(request).instance.status != instance_pb2.INSTANCE_STATUS_UNHEALTHY:

@@ -34,7 +34,7 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def results(names: list[str], results: dict[str, dict[str, Result]]) -> str:
+def results(results: dict[str, dict[str, Result]]) -> str:
     """Returns the table of the results, with a numbered sentence below it for each known difference."""
     differences: list[str] = []
 
@@ -47,8 +47,8 @@ def results(names: list[str], results: dict[str, dict[str, Result]]) -> str:
             differences.append(result.difference.text)
         return f"({differences.index(result.difference.text) + 1})"
 
-    rows = [["scenario", *names]]
-    rows += [[title, *(cell(by_client[name]) for name in names)] for title, by_client in results.items()]
+    rows = [["scenario", *next(iter(results.values()), ())]]
+    rows += [[title, *(cell(result) for result in by_client.values())] for title, by_client in results.items()]
     return "\n\n".join([table(rows), *(f"({number}) {text}" for number, text in enumerate(differences, 1))])
 
 
@@ -78,8 +78,26 @@ def response_times(times: dict[str, Times]) -> str:
     return table(rows)
 
 
-def add_versions(world: World) -> None:
-    """Adds the clients to the table of tests/interop/run."""
+def add_versions(versions: dict[str, str]) -> None:
+    """Adds the clients, with their versions, to the table of tests/interop/run."""
     if path := os.environ.get("INTEROP_CLIENTS"):
         with open(path, "a") as file:
-            file.writelines(f"xDS, {name}\t{world.versions.get(name, '?')}\n" for name in world.names)
+            file.writelines(f"xDS, {name}\t{version}\n" for name, version in versions.items())
+
+
+def failures(results: dict[str, dict[str, dict[str, Result]]]) -> list[str]:
+    """Returns a line for each failed client of a scenario, by part and title."""
+    return [
+        f"{title}, {name}: {result.failure}"
+        for by_title in results.values()
+        for title, by_client in by_title.items()
+        for name, result in by_client.items()
+        if result.failure
+    ]
+
+
+def add_failures(lines: list[str]) -> None:
+    """Adds lines to those that tests/interop/run prints below its table."""
+    if path := os.environ.get("INTEROP_FAILURES"):
+        with open(path, "a") as file:
+            file.writelines(f"xds: {line}\n" for line in lines)

@@ -185,7 +185,8 @@ def timeouts(world: World) -> None:
         times = counts.ms["failed"]
         measured = f"{min(times):.0f} to {max(times):.0f} ms"
         late = 1_000 if client.type.late_timeouts else 0
-        check(all(-50 <= ms - TIMEOUT_MS <= late + 100 for ms in times), f"calls ended after {measured}")
+        # Clients on a loaded machine notice the timeout late, but well before the backend answers.
+        check(all(-50 <= ms - TIMEOUT_MS <= late + 500 for ms in times), f"calls ended after {measured}")
         return LATE_TIMEOUTS if late else measured
 
     world.fleet.each(timed_out)

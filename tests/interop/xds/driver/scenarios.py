@@ -100,7 +100,8 @@ def kill_backend(world: World) -> None:
     world.payments.wait_until_unhealthy(killed.id)
 
     def no_more_failures(client: Client) -> str:
-        removed = client.stats()
+        # The registry publishes the removal some milliseconds before the client applies it.
+        removed = client.fails_no_more(50)
         client.until(lambda counts: counts.total >= removed.total + 2 * RATE, "2 s of calls")
         stopped = client.stop()
         check(stopped.failed == removed.failed, f"calls failed after the removal: {removed} became {stopped}")
