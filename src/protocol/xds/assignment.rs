@@ -245,7 +245,7 @@ impl<'a> ServiceAssignment<'a> {
     pub(super) fn localities(&self, zone: Option<&ZoneLayout>) -> Vec<(PlannedLocality, &AssignedLocality<'a>)> {
         let summaries: Vec<Vec<_>> =
             self.tiers.iter().map(|tier| tier.iter().map(|locality| &locality.summary).collect()).collect();
-        let planned = priority::plan(&summaries, zone, self.layout);
+        let planned = priority::plan(&summaries, zone, self.layout, self.shed);
         planned.into_iter().map(|planned| (planned, &self.tiers[planned.tier][planned.locality])).collect()
     }
 

@@ -77,14 +77,15 @@ impl AssignmentParts {
     pub(in crate::protocol::xds) fn encode(&self, cluster: &str, zone: Option<&ZoneLayout>) -> EncodedResource {
         let tiers: Vec<Vec<_>> =
             self.tiers.iter().map(|tier| tier.iter().map(|part| &part.summary).collect()).collect();
-        let planned = priority::plan(&tiers, zone, self.layout);
+        let planned = priority::plan(&tiers, zone, self.layout, self.shed);
+        let factor = priority::shed_factor(self.shed);
         let bytes = planned.iter().map(|planned| self.part(planned).bytes.len() + 24).sum();
         let mut assignment = AssignmentWriter::new(cluster, bytes);
         match self.layout {
             EndpointLayout::Priorities | EndpointLayout::FirstPriority | EndpointLayout::Flat => {
                 for planned in &planned {
                     let part = self.part(planned);
-                    assignment.locality(&part.bytes, planned.weight, planned.priority);
+                    assignment.locality(&part.bytes, planned.weight * factor, planned.priority);
                 }
             }
             EndpointLayout::Ring => {
@@ -122,7 +123,7 @@ impl AssignmentParts {
                 begin = *end;
             }
         }
-        assignment.locality(&bytes, 1, first.priority);
+        assignment.locality(&bytes, priority::shed_factor(self.shed), first.priority);
     }
 }
 

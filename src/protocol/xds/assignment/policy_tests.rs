@@ -138,6 +138,32 @@ fn shed_is_a_percentage_of_dropped_calls() {
     assert_eq!((percentage.numerator, percentage.denominator), (20, 0));
 }
 
+/// Envoy applies a changed percentage only when its hosts change, which other weights of localities are.
+#[test]
+fn change_of_shed_changes_the_weights_of_all_localities_and_not_their_ratios() {
+    let zone = zone_layout([("z1", 6_000), ("z2", 4_000)]);
+    let instances = three_zones();
+    for zone in [Some(&zone), None] {
+        for lb in [LoadBalancing::RoundRobin, LoadBalancing::RingHash] {
+            let of = |shed| {
+                let policy = EffectivePolicy { shed, lb, ..EffectivePolicy::default() };
+                let layout = EndpointLayout::of(&policy, false, true);
+                weights(&decode_input(&AssignmentInput { layout, ..input(&policy, &instances) }, zone))
+            };
+            let plain = of(0);
+            let mut seen = BTreeSet::from([plain.clone()]);
+            for shed in [1, 20, 21, 100] {
+                let shed_weights = of(shed);
+                for (with, without) in shed_weights.iter().zip(&plain) {
+                    assert_eq!((with.0, &with.1, &with.2), (without.0, &without.1, &without.2));
+                    assert_eq!(with.3, without.3 * (100 + u32::from(shed)), "{shed} {with:?} {without:?}");
+                }
+                assert!(seen.insert(shed_weights), "{shed}");
+            }
+        }
+    }
+}
+
 #[test]
 fn effective_weights_change_no_locality_of_up_to_256_instances() {
     let instances: Vec<_> = (0..256).map(|n| instance(&format!("i{n:03}"), 2, &format!("10.0.1.{n}"), 80)).collect();
@@ -178,6 +204,21 @@ fn more_instances_share_localities_by_classes_of_weights() {
             (0, "", "~w1~c6", 10),
         ])
     );
+}
+
+#[test]
+fn weights_of_many_heavy_instances_fit_with_shed() {
+    let heavy = |n: usize| instance(&format!("i{n}"), u16::MAX, &format!("10.1.{}.{}", n / 250, n % 250), 80);
+    let instances: Vec<_> = (0..500).map(heavy).collect();
+    for lb in [LoadBalancing::RoundRobin, LoadBalancing::RingHash] {
+        let policy = EffectivePolicy { shed: 100, lb, ..EffectivePolicy::default() };
+        let layout = EndpointLayout::of(&policy, false, true);
+        let assignment = decode_input(&AssignmentInput { layout, ..input(&policy, &instances) }, None);
+        check(&assignment, layout);
+        let endpoints = assignment.endpoints.iter().flat_map(|group| &group.lb_endpoints);
+        let on_ring: u64 = endpoints.filter_map(|one| one.load_balancing_weight).map(u64::from).sum();
+        assert!(on_ring * 200 <= u64::from(u32::MAX), "some clients multiply the weights of endpoints and localities");
+    }
 }
 
 /// Endpoint of a generated service: its address, weight, zone, version and health.
@@ -226,10 +267,12 @@ proptest! {
     fn assignment_of_any_service_is_acceptable_and_has_every_routable_address(
         (own, fallback) in (any_instances(), any_instances()),
         (of_subset, is_dynamic, prefers) in any::<(bool, bool, bool)>(),
+        shed in select(vec![0_u8, 1, 100]),
         layout in select(vec![EndpointLayout::Priorities, EndpointLayout::Ring, EndpointLayout::Flat]),
     ) {
         let (own, fallback) = (build("web", &own), build("web-dr", &fallback));
         let (mut policy, subset) = policy(Some(("v1", EmptySubset::Spill)));
+        policy.shed = shed;
         if is_dynamic {
             policy.weights = WeightSource::ResponseTime;
         }
@@ -271,7 +314,7 @@ proptest! {
                 let name = group.locality.clone().unwrap();
                 prop_assert!(zone.shares.contains_key(&ZoneName::new(&name.region, &name.zone)), "{:?}", name);
                 // A routable locality may have the least weight, too, beside one of a far greater weight.
-                let has_least = group.load_balancing_weight == Some(1);
+                let has_least = group.load_balancing_weight == u32::try_from(priority::shed_factor(shed)).ok();
                 prop_assert!(has_least || is_routable(group) || zone.shares.len() == 1, "{:?}", group);
             }
         }

@@ -8,6 +8,12 @@ use crate::balancing::{ZoneClass, ZoneLayout, ZoneName};
 /// Factor of the shares of zones, so that the weights of many localities in a zone are exact enough.
 const SHARE_SCALE: u64 = 1_000;
 
+/// Returns the factor by which the weights of all localities are multiplied for clients that drop this percentage of calls. Envoy applies a
+/// changed percentage only when its hosts change, and changed weights are such a change.
+pub(super) fn shed_factor(shed: u8) -> u64 {
+    if shed == 0 { 1 } else { 100 + u64::from(shed) }
+}
+
 /// Locality with the priority and the weight that it has for the clients of a zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::protocol::xds) struct PlannedLocality {
@@ -18,15 +24,16 @@ pub(in crate::protocol::xds) struct PlannedLocality {
     pub(super) class: ZoneClass,
     /// Clients call the localities of a priority if no lower number has routable endpoints. There are no gaps.
     pub(in crate::protocol::xds) priority: u32,
-    /// At least 1. The sum of a priority fits 32 bits.
+    /// At least 1. The sum of a priority, multiplied by [`shed_factor`], fits 32 bits.
     pub(in crate::protocol::xds) weight: u64,
 }
 
-/// Gives each locality of the tiers a priority and a weight.
+/// Gives each locality of the tiers a priority and a weight. `shed`: percentage of calls that clients drop.
 pub(super) fn plan(
     tiers: &[Vec<&LocalitySummary>],
     zone: Option<&ZoneLayout>,
     layout: EndpointLayout,
+    shed: u8,
 ) -> Vec<PlannedLocality> {
     let zone = zone.filter(|zone| !zone.is_by_capacity()).map(|zone| (zone, called_tier(tiers)));
     let mut groups: BTreeMap<(usize, ZoneClass), Vec<usize>> = BTreeMap::new();
@@ -42,6 +49,7 @@ pub(super) fn plan(
         let best = groups.iter().find(is_routable).or(groups.iter().next()).map(|(key, _)| *key);
         groups.retain(|key, _| Some(*key) == best);
     }
+    let max_sum = u64::from(u32::MAX) / shed_factor(shed);
     let mut planned = Vec::new();
     for (priority, ((tier, class), localities)) in (0..).zip(groups) {
         let summaries: Vec<_> = localities.iter().map(|locality| tiers[tier][*locality]).collect();
@@ -50,7 +58,7 @@ pub(super) fn plan(
             tier == *called && class == ZoneClass::Preferred && zone.shares.len() > 1
         };
         let shares = zone.filter(has_shares).map(|(zone, _)| &zone.shares);
-        let weights = shares.map_or_else(|| capacities(&summaries), |shares| shared_weights(&summaries, shares));
+        let weights = shares.map_or_else(|| capacities(&summaries, max_sum), |shares| shared_weights(&summaries, shares));
         let localities = localities.into_iter().zip(weights);
         planned.extend(localities.map(|(locality, weight)| PlannedLocality {
             tier,
@@ -80,12 +88,12 @@ fn class(tier: usize, summary: &LocalitySummary, zone: Option<(&ZoneLayout, usiz
     }
 }
 
-/// Weights by capacity.
-fn capacities(summaries: &[&LocalitySummary]) -> Vec<u64> {
+/// Weights by capacity, whose sum is not above `max_sum`.
+fn capacities(summaries: &[&LocalitySummary], max_sum: u64) -> Vec<u64> {
     let sum: u64 = summaries.iter().map(|summary| summary.capacity()).sum();
     // Rounding up adds less than one for each locality, or for each endpoint of a ring.
     let endpoints: usize = summaries.iter().map(|summary| summary.endpoints).sum();
-    let divisor = sum / u64::from(u32::MAX).saturating_sub(endpoints as u64).max(1) + 1;
+    let divisor = sum / max_sum.saturating_sub(endpoints as u64).max(1) + 1;
     summaries.iter().map(|summary| (summary.capacity() / divisor).max(1)).collect()
 }
 

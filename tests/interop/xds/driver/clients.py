@@ -42,7 +42,6 @@ class ClientType:
     timeout: bool = True
     late_timeouts: bool = False  # a timeout may end calls up to a second late
     shed: bool = True
-    sheds_late: bool = False  # drops calls from the next change of endpoints on
     reads_in_calls: bool = False  # reads updates at once only while a call waits for its response
     max_streams: int | None = None  # maximum number of streams and calls that are open at a time; others wait
     reconnects: bool = False  # connects anew to all instances at each changed resource
@@ -73,8 +72,8 @@ CLIENT_TYPES = {
     ),
     "go-1.44": ClientType("go", status_without_backends="DEADLINE_EXCEEDED"),
     "node-1.14.0": ClientType("node", reconnects=True),
-    "envoy": ClientType("go", least_request=True, sheds_late=True, max_streams=1_024, tls=TlsSupport.MUTUAL),
-    "envoy-delta": ClientType("go", least_request=True, sheds_late=True, max_streams=1_024, tls=TlsSupport.MUTUAL),
+    "envoy": ClientType("go", least_request=True, max_streams=1_024, tls=TlsSupport.MUTUAL),
+    "envoy-delta": ClientType("go", least_request=True, max_streams=1_024, tls=TlsSupport.MUTUAL),
 }
 
 

@@ -6,7 +6,6 @@ from clients import ECHO, Client, Counts
 from fixture import check
 from policy import (
     ONE_EACH,
-    SETTLE,
     SUBSETS,
     by_version,
     check_no_failures,
@@ -22,7 +21,6 @@ from world import Difference, World
 NO_LIMIT = Difference("The client has no limit of calls.")
 LATE_TIMEOUTS = Difference("Calls end up to a second after the timeout: timers of C-core are inexact.")
 NO_TIMEOUT = Difference("The client ignores the timeout; the deadlines of calls hold.")
-LATE_DROPS = Difference("Envoy drops calls from the next change of endpoints on.")
 NO_DROPS = Difference("The client drops no calls.")
 FOUR = ("v1-z1", "v1-z2", "v2-z1", "v2-z2")
 
@@ -225,24 +223,21 @@ def retries(world: World) -> None:
 
 
 def shed(world: World) -> None:
-    """Clients drop the given part of the calls themselves, with UNAVAILABLE."""
-    prepare(world, ONE_EACH, shed=20)
+    """Clients drop the given part of the calls themselves, with UNAVAILABLE, until the policy changes again."""
+    prepare(world, ONE_EACH)
     calls = world.number(10_000, 2_000)
-    changed = False
+    for percent in (20, 50):
+        set_policy(world, shed=percent)
 
-    def dropped(client: Client) -> str | Difference:
-        counts = client.call(calls, 8)
-        if not client.type.shed:
-            check_no_failures(counts)
-            return NO_DROPS
-        if client.type.sheds_late and not changed:
-            check_no_failures(counts)
-            return LATE_DROPS
-        check(all(error.startswith("UNAVAILABLE") for error in counts.errors), f"not UNAVAILABLE: {counts.errors}")
-        return check_number(counts.failed, calls, 0.2, "dropped")
+        def dropped(client: Client) -> str | Difference:
+            counts = client.call(calls, 8)
+            if not client.type.shed:
+                check_no_failures(counts)
+                return NO_DROPS
+            errors = counts.errors
+            check(all(error.startswith("UNAVAILABLE") for error in errors), f"not UNAVAILABLE: {errors}")
+            return check_number(counts.failed, calls, percent / 100, "dropped")
 
-    world.fleet.each(dropped)
-    world.payments.add(world.backend("v1-z2"))
-    changed = True
-    time.sleep(SETTLE)
-    world.fleet.each(lambda client: dropped(client) if client.type.sheds_late else None)
+        world.fleet.each(dropped)
+    set_policy(world)
+    world.fleet.each(lambda client: check_no_failures(client.call(calls, 8)))
