@@ -26,6 +26,6 @@ mod zone;
 pub use weight_factor::{ServiceWeights, WeightFactor};
 pub use weight_state::{ObservedInstance, WeightConditions, WeightSettings, WeightState, WeightUpdate};
 pub use zone::{
-    LocalShare, NoPreferenceReason, ReportedZone, ServiceZones, ZoneClass, ZoneInstances, ZoneLayout, ZoneLayoutPhase,
-    ZoneLayoutState, ZoneName, ZonePreference, ZoneReport, ZoneSummary, ZoneTargets, ZoneTerms,
+    ClusterQuery, LocalShare, NoPreferenceReason, ReportedZone, ServiceZones, ZoneClass, ZoneInstances, ZoneLayout,
+    ZoneLayoutPhase, ZoneLayoutState, ZoneName, ZonePreference, ZoneReport, ZoneSummary, ZoneTargets, ZoneTerms,
 };

@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::model::Locality;
 pub use layout::{ZoneClass, ZoneLayout, ZoneLayoutPhase, ZoneLayoutState};
-pub use service::{ReportedZone, ServiceZones, ZoneInstances, ZoneReport};
+pub use service::{ClusterQuery, ReportedZone, ServiceZones, ZoneInstances, ZoneReport};
 
 /// Minimum number of routable instances in a zone whose clients prefer it.
 const MIN_LOCAL_INSTANCES: usize = 2;

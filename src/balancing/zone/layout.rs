@@ -88,7 +88,7 @@ pub enum ZoneLayoutPhase {
 ///
 /// Spill begins at 5 % and ends once it was below 2 % for 60 seconds. While it lasts, a zone that gets calls keeps getting some, because
 /// clients would reconnect, and the shares change only if one does by 5 points.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ZoneLayoutState {
     layout: Arc<ZoneLayout>,
     /// Zones with routable instances at the latest update.

@@ -6,9 +6,15 @@ use super::{
     NoPreferenceReason, ZoneLayout, ZoneLayoutPhase, ZoneLayoutState, ZoneName, ZonePreference, ZoneSummary,
     ZoneTargets, ZoneTerms,
 };
+use crate::model::Revision;
 
 /// Minimum time between two changes of the layouts of a service, unless a zone empties or returns.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Maximum number of policies by which the zones of a cluster are kept.
+const MAX_DEFINITIONS: usize = 4;
+/// Time after which the zones by an older policy are dropped unless a client with it is sent endpoints.
+const MAX_UNUSED: Duration = Duration::from_mins(5);
 
 /// Zones of a service: the streams of their clients, and their layouts.
 #[derive(Debug, Default)]
@@ -19,15 +25,38 @@ pub struct ServiceZones {
     changed_at: Option<Duration>,
 }
 
+/// Cluster whose clients one query concerns.
+#[derive(Debug, Clone, Copy)]
+pub struct ClusterQuery<'a> {
+    /// Name of the cluster.
+    pub cluster: &'a str,
+    /// Revision of the policy that defines the cluster. While a policy is changed, clients have different ones.
+    pub policy: Revision,
+    /// Zone of the clients.
+    pub client: &'a Arc<ZoneName>,
+}
+
 /// Zones of a cluster.
 #[derive(Debug, Default)]
 struct ClusterZones {
-    /// Zones with instances or clients.
-    zones: BTreeMap<Arc<ZoneName>, ZoneSummary>,
-    /// Present instances, from which the numbers in `zones` are.
+    /// Number of streams of the clients of each zone, at least 1.
+    streams: BTreeMap<Arc<ZoneName>, u64>,
+    /// By the policies that define the cluster, the newest last.
+    definitions: Vec<DefinedZones>,
+}
+
+/// Zones of a cluster as one policy defines it.
+#[derive(Debug)]
+struct DefinedZones {
+    policy: Revision,
+    /// Present instances.
     instances: Arc<ZoneInstances>,
     /// Layouts of zones with clients and instances, and the instances that each has seen last.
     layouts: BTreeMap<Arc<ZoneName>, (ZoneLayoutState, Arc<ZoneInstances>)>,
+    /// A newer definition begins with these layouts, because clients have them.
+    is_inherited: bool,
+    /// Time of the last query.
+    used_at: Duration,
 }
 
 /// Numbers of the zones with instances, without streams.
@@ -61,33 +90,24 @@ impl ServiceZones {
     /// Returns the zones of a cluster with these instances for the clients of a zone, and changes nothing. A client without a stream is
     /// counted as a stream, as it will be once it has opened one.
     #[must_use]
-    pub fn report(
-        &self,
-        (cluster, client): (&str, &Arc<ZoneName>),
-        instances: &ZoneInstances,
-        now: Duration,
-    ) -> ZoneReport {
-        let known = self.clusters.get(cluster);
-        let mut zones = instances.clone();
-        for (zone, summary) in
-            known.into_iter().flat_map(|known| &known.zones).filter(|(_, summary)| summary.streams > 0)
-        {
-            zones.entry(Arc::clone(zone)).or_default().streams = summary.streams;
-        }
-        let state = known.and_then(|known| known.layouts.get(client)).map(|(state, _)| state);
-        if client.is_named() {
-            let streams = &mut zones.entry(Arc::clone(client)).or_default().streams;
+    pub fn report(&self, query: ClusterQuery<'_>, instances: &ZoneInstances, now: Duration) -> ZoneReport {
+        let known = self.clusters.get(query.cluster);
+        let mut zones = known.map_or_else(|| instances.clone(), |known| with_streams(instances, &known.streams));
+        let definition = known.and_then(|known| known.definitions.iter().find(|one| one.policy == query.policy));
+        let state = definition.and_then(|definition| definition.layouts.get(query.client)).map(|(state, _)| state);
+        if query.client.is_named() {
+            let streams = &mut zones.entry(Arc::clone(query.client)).or_default().streams;
             *streams = (*streams).max(1);
         }
         let targets = ZoneTargets::new(&zones);
         let present = |state: &ZoneLayoutState| (Arc::clone(state.layout()), state.phase(now));
-        let (layout, phase) = state.map_or_else(|| present(&ZoneLayoutState::new(client, &targets)), present);
+        let (layout, phase) = state.map_or_else(|| present(&ZoneLayoutState::new(query.client, &targets)), present);
         let reported = zones.iter().map(|(name, numbers)| ReportedZone {
             name: Arc::clone(name),
             numbers: numbers.clone(),
             terms: targets.terms(name),
         });
-        ZoneReport { zones: reported.collect(), preference: targets.of(client), layout, phase }
+        ZoneReport { zones: reported.collect(), preference: targets.of(query.client), layout, phase }
     }
 
     /// Counts a stream of a client in this zone.
@@ -96,21 +116,22 @@ impl ServiceZones {
             Some(found) => found,
             None => self.clusters.entry(cluster.into()).or_default(),
         };
-        found.zones.entry(Arc::clone(zone)).or_default().streams += 1;
+        *found.streams.entry(Arc::clone(zone)).or_default() += 1;
     }
 
     /// Ceases to count a stream of a client in this zone.
     pub fn remove_stream(&mut self, cluster: &str, zone: &ZoneName) {
         let Some(found) = self.clusters.get_mut(cluster) else { return };
-        let Some(capacity) = found.zones.get_mut(zone) else { return };
-        capacity.streams = capacity.streams.saturating_sub(1);
-        if capacity.streams == 0 {
-            found.layouts.remove(zone);
-            if capacity.registered_weight == 0 {
-                found.zones.remove(zone);
-            }
+        let Some(streams) = found.streams.get_mut(zone) else { return };
+        *streams -= 1;
+        if *streams > 0 {
+            return;
         }
-        if found.zones.values().all(|capacity| capacity.streams == 0) {
+        found.streams.remove(zone);
+        for definition in &mut found.definitions {
+            definition.layouts.remove(zone);
+        }
+        if found.streams.is_empty() {
             self.clusters.remove(cluster);
         }
     }
@@ -125,24 +146,28 @@ impl ServiceZones {
     /// calls by capacity. A layout changes only if a zone has become empty or has returned.
     pub fn layout(
         &mut self,
-        (cluster, client): (&str, &Arc<ZoneName>),
+        query: ClusterQuery<'_>,
         instances: &Arc<ZoneInstances>,
         now: Duration,
     ) -> Option<Arc<ZoneLayout>> {
-        let found = self.clusters.get_mut(cluster)?;
-        found.set_instances(instances);
-        let capacity = found.zones.get(client)?;
-        if capacity.streams == 0 || capacity.registered_weight == 0 {
-            found.layouts.remove(client);
+        let ClusterZones { streams, definitions } = self.clusters.get_mut(query.cluster)?;
+        let definition = defined(definitions, query.policy, now);
+        if !Arc::ptr_eq(&definition.instances, instances) && definition.instances != *instances {
+            definition.instances = Arc::clone(instances);
+        }
+        let has_instances = instances.get(query.client).is_some_and(|zone| zone.registered_weight > 0);
+        if !has_instances || !streams.contains_key(query.client) {
+            definition.layouts.remove(query.client);
             return None;
         }
-        let (state, seen) = found.layouts.entry(Arc::clone(client)).or_insert_with(|| {
-            let state = ZoneLayoutState::new(client, &ZoneTargets::new(&found.zones));
-            (state, Arc::clone(&found.instances))
+        let zones = || with_streams(&definition.instances, streams);
+        let (state, seen) = definition.layouts.entry(Arc::clone(query.client)).or_insert_with(|| {
+            let state = ZoneLayoutState::new(query.client, &ZoneTargets::new(&zones()));
+            (state, Arc::clone(&definition.instances))
         });
-        if !Arc::ptr_eq(seen, &found.instances) {
-            *seen = Arc::clone(&found.instances);
-            if state.update(&ZoneTargets::new(&found.zones), now, false) {
+        if !Arc::ptr_eq(seen, &definition.instances) {
+            *seen = Arc::clone(&definition.instances);
+            if state.update(&ZoneTargets::new(&zones()), now, false) {
                 self.changed_at = Some(now);
             }
         }
@@ -150,17 +175,17 @@ impl ServiceZones {
         Some(layout).filter(|layout| !layout.is_by_capacity())
     }
 
-    /// Returns whether clients of a cluster have layouts.
+    /// Returns whether clients of a cluster have layouts that clients with a newer policy begin with.
     #[must_use]
     pub fn has_layouts(&self, cluster: &str) -> bool {
-        self.clusters.get(cluster).is_some_and(|found| !found.layouts.is_empty())
+        let definitions = self.clusters.get(cluster).into_iter().flat_map(|found| &found.definitions);
+        definitions.into_iter().any(|definition| definition.is_inherited && !definition.layouts.is_empty())
     }
 
-    /// Drops the layouts of a cluster whose clients no longer prefer their zones.
-    pub fn forget_layouts(&mut self, cluster: &str) {
-        if let Some(found) = self.clusters.get_mut(cluster) {
-            found.layouts.clear();
-        }
+    /// Has clients with a newer policy begin anew, because those with the present one do not prefer their zones.
+    pub fn end_layouts(&mut self, cluster: &str) {
+        let found = self.clusters.get_mut(cluster);
+        found.into_iter().flat_map(|found| &mut found.definitions).for_each(|one| one.is_inherited = false);
     }
 
     /// Brings all layouts up to date if the last change is long enough ago. Returns whether one has changed.
@@ -169,11 +194,15 @@ impl ServiceZones {
             return false;
         }
         let mut changed = false;
-        for ClusterZones { zones, layouts, .. } in self.clusters.values_mut().filter(|found| !found.layouts.is_empty())
-        {
-            let targets = ZoneTargets::new(zones);
-            for (state, _) in layouts.values_mut() {
-                changed |= state.update(&targets, now, true);
+        for ClusterZones { streams, definitions } in self.clusters.values_mut() {
+            let newest = definitions.last().map(|newest| newest.policy);
+            definitions.retain(|one| Some(one.policy) == newest || now.saturating_sub(one.used_at) < MAX_UNUSED);
+            for definition in definitions.iter_mut().filter(|definition| !definition.layouts.is_empty()) {
+                let zones = with_streams(&definition.instances, streams);
+                let targets = ZoneTargets::new(&zones);
+                for (state, _) in definition.layouts.values_mut() {
+                    changed |= state.update(&targets, now, true);
+                }
             }
         }
         if changed {
@@ -183,19 +212,28 @@ impl ServiceZones {
     }
 }
 
-impl ClusterZones {
-    fn set_instances(&mut self, instances: &Arc<ZoneInstances>) {
-        if Arc::ptr_eq(&self.instances, instances) || self.instances == *instances {
-            return;
+/// Returns the zones of a cluster as a policy defines it. A new policy begins with the layouts of the one before, which clients have.
+fn defined(definitions: &mut Vec<DefinedZones>, policy: Revision, now: Duration) -> &mut DefinedZones {
+    let at = definitions.iter().position(|one| one.policy == policy).unwrap_or_else(|| {
+        if definitions.len() >= MAX_DEFINITIONS {
+            definitions.remove(0);
         }
-        self.instances = Arc::clone(instances);
-        for capacity in self.zones.values_mut() {
-            *capacity = ZoneSummary { streams: capacity.streams, ..ZoneSummary::default() };
-        }
-        for (zone, capacity) in &**instances {
-            let streams = self.zones.get(zone).map_or(0, |known| known.streams);
-            self.zones.insert(Arc::clone(zone), ZoneSummary { streams, ..capacity.clone() });
-        }
-        self.zones.retain(|_, capacity| capacity.streams > 0 || capacity.registered_weight > 0);
+        let before = definitions.iter().rfind(|one| one.policy < policy && one.is_inherited);
+        let (instances, layouts) =
+            before.map(|before| (Arc::clone(&before.instances), before.layouts.clone())).unwrap_or_default();
+        let at = definitions.partition_point(|one| one.policy < policy);
+        definitions.insert(at, DefinedZones { policy, instances, layouts, is_inherited: true, used_at: now });
+        at
+    });
+    definitions[at].used_at = now;
+    &mut definitions[at]
+}
+
+/// Adds the numbers of streams to those of the instances. Zones without instances have clients only.
+fn with_streams(instances: &ZoneInstances, streams: &BTreeMap<Arc<ZoneName>, u64>) -> ZoneInstances {
+    let mut zones = instances.clone();
+    for (zone, streams) in streams {
+        zones.entry(Arc::clone(zone)).or_default().streams = *streams;
     }
+    zones
 }

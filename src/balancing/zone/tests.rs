@@ -3,6 +3,7 @@ use std::{collections::BTreeSet, time::Duration};
 use proptest::{collection::vec, prelude::*};
 
 use super::{layout::WHOLE, *};
+use crate::model::Revision;
 
 type Zones = BTreeMap<Arc<ZoneName>, ZoneSummary>;
 
@@ -127,6 +128,10 @@ fn zone_with_one_instance_that_comes_and_goes_is_preferred_after_a_minute() {
     assert!(update(2, 120));
 }
 
+fn query(client: &Arc<ZoneName>) -> ClusterQuery<'_> {
+    ClusterQuery { cluster: "web", policy: Revision(7), client }
+}
+
 #[test]
 fn layouts_of_a_service_change_once_in_five_seconds_unless_a_zone_empties() {
     let instances = |one, two| Arc::new(Zones::from([zone("r", "z1", one, 4, 0), zone("r", "z2", two, 4, 0)]));
@@ -138,7 +143,7 @@ fn layouts_of_a_service_change_once_in_five_seconds_unless_a_zone_empties() {
         }
     }
     let spill = |service: &mut ServiceZones, zone, instances: &Arc<Zones>, second| {
-        service.layout(("web", zone), instances, Duration::from_secs(second)).map(|layout| layout.spill())
+        service.layout(query(zone), instances, Duration::from_secs(second)).map(|layout| layout.spill())
     };
     let whole = instances(4, 4);
     assert_eq!(spill(&mut service, &z1, &whole, 0), Some(0));
@@ -163,12 +168,53 @@ fn layouts_of_a_service_change_once_in_five_seconds_unless_a_zone_empties() {
     assert!(service.is_empty());
 }
 
+/// During a change of a policy some clients have the old one, in which a subset may have other instances.
+#[test]
+fn clients_with_different_policies_have_layouts_of_their_own_instances() {
+    let instances = |one, two| Arc::new(Zones::from([zone("r", "z1", one, 4, 0), zone("r", "z2", two, 4, 0)]));
+    let (z1, z2) = (Arc::new(name("z1")), Arc::new(name("z2")));
+    let mut service = ServiceZones::default();
+    for _ in 0..20 {
+        service.add_stream("web", &z1);
+        service.add_stream("web", &z2);
+    }
+    let (old, new) =
+        ((query(&z1), instances(4, 4)), (ClusterQuery { policy: Revision(8), ..query(&z1) }, instances(2, 4)));
+    let spill = |service: &mut ServiceZones, (query, instances): &(ClusterQuery<'_>, Arc<Zones>), second| {
+        service.layout(*query, instances, Duration::from_secs(second)).map(|layout| layout.spill())
+    };
+    assert_eq!(spill(&mut service, &old, 0), Some(0));
+    assert_eq!(spill(&mut service, &new, 0), Some(0), "the layout that clients have");
+    assert_eq!(spill(&mut service, &old, 0), Some(0));
+    assert!(service.update(Duration::from_secs(1)));
+    for second in 1..300 {
+        assert_eq!(spill(&mut service, &new, second), Some(3_333), "{second}");
+        assert_eq!(spill(&mut service, &old, second), Some(0), "{second}");
+        assert!(second < 10 || !service.update(Duration::from_secs(second)), "nothing has changed");
+    }
+    // One of them has no instances in a zone: that zone does not come and go for the other.
+    let without = (new.0, instances(0, 4));
+    assert_eq!(spill(&mut service, &without, 300), None);
+    assert_eq!(spill(&mut service, &old, 300), Some(0));
+    assert!(!service.update(Duration::from_secs(306)), "nothing more has changed");
+    let report = service.report(old.0, &old.1, Duration::from_secs(306));
+    assert_eq!((report.layout.spill(), report.phase), (0, ZoneLayoutPhase::Local));
+
+    // The clients with the old policy ask for nothing any more.
+    for second in [400, 700] {
+        spill(&mut service, &new, second);
+        service.update(Duration::from_secs(second));
+    }
+    let half = (old.0, instances(2, 4));
+    assert_eq!(spill(&mut service, &half, 700), Some(3_333), "the old layout was dropped, so it begins anew");
+}
+
 #[test]
 fn report_has_the_layout_of_the_clients_and_its_next_change() {
     let instances = |one| Arc::new(Zones::from([zone("r", "z1", one, 4, 0), zone("r", "z2", 4, 4, 0)]));
     let (z1, z2, other) = (Arc::new(name("z1")), Arc::new(name("z2")), Arc::new(name("z3")));
     let report = |service: &ServiceZones, zone: &Arc<ZoneName>, instances: &Arc<Zones>, second| {
-        service.report(("web", zone), instances, Duration::from_secs(second))
+        service.report(query(zone), instances, Duration::from_secs(second))
     };
     let mut service = ServiceZones::default();
     let first = report(&service, &z1, &instances(4), 0);
@@ -189,14 +235,14 @@ fn report_has_the_layout_of_the_clients_and_its_next_change() {
         service.add_stream("web", &z2);
     }
     let (half, whole) = (instances(2), instances(4));
-    assert!(service.layout(("web", &z1), &half, Duration::ZERO).is_some());
+    assert!(service.layout(query(&z1), &half, Duration::ZERO).is_some());
     let spilling = report(&service, &z1, &half, 0);
     assert_eq!((spilling.layout.spill(), spilling.phase), (3_333, ZoneLayoutPhase::Spilling));
     let terms = spilling.zones[0].terms.unwrap();
     assert!((terms.capacity - 1.0 / 3.0).abs() < 1e-9 && terms.demand == Some(0.5), "{terms:?}");
     assert_eq!(terms.local, spilling.preference.ok().map(|preference| preference.local));
 
-    assert!(service.layout(("web", &z1), &whole, Duration::from_secs(1)).is_some());
+    assert!(service.layout(query(&z1), &whole, Duration::from_secs(1)).is_some());
     let ending = report(&service, &z1, &whole, 11);
     assert_eq!(ending.layout.spill(), 3_333, "clients keep what they have");
     assert_eq!(ending.phase, ZoneLayoutPhase::SpillEnding(Duration::from_secs(50)));

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     app::{ServerContext, View, ViewKey, ViewValue, ViewVersion},
-    balancing::{ServiceWeights, ZoneLayout, ZoneName},
+    balancing::{ClusterQuery, ServiceWeights, ZoneLayout, ZoneName},
     model::{EffectivePolicy, Instance, Revision, ServiceName, SubsetName, ZoneMode},
 };
 
@@ -65,15 +65,16 @@ impl AssignmentQuery<'_> {
                 // A client that rejected the present policy may have one without zones, while others have zones.
                 let is_present = || registry.policies().effective(&state.service).revision == self.policy.revision;
                 if layouts.has(self.cluster) && is_present() {
-                    layouts.forget(self.cluster);
+                    layouts.end(self.cluster);
                 }
                 state.encoded(None, || state.parts().encode(self.cluster, None))
             }
             ZoneMode::Prefer => {
                 let parts = state.shared_parts();
-                let zone = self
-                    .zone
-                    .and_then(|zone| layouts.layout((self.cluster, zone), parts.zones(), context.clock.since_start()));
+                let zone = self.zone.and_then(|client| {
+                    let query = ClusterQuery { cluster: self.cluster, policy: self.policy.revision, client };
+                    layouts.layout(query, parts.zones(), context.clock.since_start())
+                });
                 let zone = zone.as_deref();
                 state.encoded(zone, || parts.encode(self.cluster, zone))
             }

@@ -8,7 +8,7 @@ use dashmap::DashMap;
 
 use super::cluster_name::split_cluster_name;
 use crate::{
-    balancing::{ServiceZones, ZoneInstances, ZoneLayout, ZoneName, ZoneReport},
+    balancing::{ClusterQuery, ServiceZones, ZoneInstances, ZoneLayout, ZoneName, ZoneReport},
     model::ServiceName,
 };
 
@@ -22,35 +22,30 @@ impl ZoneLayouts {
     /// Returns the layout of a cluster with these instances for the clients of a zone. `None`: all zones share their calls by capacity.
     pub(super) fn layout(
         &self,
-        (cluster, client): (&str, &Arc<ZoneName>),
+        query: ClusterQuery<'_>,
         instances: &Arc<ZoneInstances>,
         now: Duration,
     ) -> Option<Arc<ZoneLayout>> {
-        self.services.get_mut(split_cluster_name(cluster).0)?.layout((cluster, client), instances, now)
+        self.services.get_mut(split_cluster_name(query.cluster).0)?.layout(query, instances, now)
     }
 
-    /// Returns whether clients of a cluster have layouts.
+    /// Returns whether clients of a cluster have layouts that clients with a newer policy begin with.
     pub(super) fn has(&self, cluster: &str) -> bool {
         self.services.get(split_cluster_name(cluster).0).is_some_and(|service| service.has_layouts(cluster))
     }
 
     /// Returns the zones of a cluster with these instances for the clients of a zone, and changes nothing.
-    pub(super) fn report(
-        &self,
-        (cluster, client): (&str, &Arc<ZoneName>),
-        instances: &ZoneInstances,
-        now: Duration,
-    ) -> ZoneReport {
-        match self.services.get(split_cluster_name(cluster).0) {
-            Some(service) => service.report((cluster, client), instances, now),
-            None => ServiceZones::default().report((cluster, client), instances, now),
+    pub(super) fn report(&self, query: ClusterQuery<'_>, instances: &ZoneInstances, now: Duration) -> ZoneReport {
+        match self.services.get(split_cluster_name(query.cluster).0) {
+            Some(service) => service.report(query, instances, now),
+            None => ServiceZones::default().report(query, instances, now),
         }
     }
 
-    /// Drops the layouts of a cluster whose clients no longer prefer their zones.
-    pub(super) fn forget(&self, cluster: &str) {
+    /// Has clients with a newer policy begin anew, because those with the present one do not prefer their zones.
+    pub(super) fn end(&self, cluster: &str) {
         if let Some(mut service) = self.services.get_mut(split_cluster_name(cluster).0) {
-            service.forget_layouts(cluster);
+            service.end_layouts(cluster);
         }
     }
 
@@ -148,7 +143,7 @@ impl Drop for ZoneSubscriptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balancing::ZoneSummary;
+    use crate::{balancing::ZoneSummary, model::Revision};
 
     #[test]
     fn stream_counts_under_its_zone_until_it_ends() {
@@ -169,19 +164,23 @@ mod tests {
             stream.add(&cluster);
             stream.set_zone(Some(zone(if number % 2 == 0 { "z1" } else { "z2" })));
         }
-        let spill = |one, now| {
+        let spill = |policy, one, now| {
             let now = Duration::from_secs(now);
-            let layout = layouts.layout(("web|v1", &zone("z1")), &instances(one), now)?;
+            let query = ClusterQuery { cluster: "web|v1", policy: Revision(policy), client: &zone("z1") };
+            let layout = layouts.layout(query, &instances(one), now)?;
             Some((layout.spill(), layouts.update(now)))
         };
-        assert_eq!(spill(4, 0), Some((0, Vec::new())));
-        assert_eq!(spill(2, 1), Some((0, vec![ServiceName::parse("web").unwrap()])));
-        assert_eq!(spill(2, 2), Some((3_333, Vec::new())));
-        layouts.forget("web|v1");
-        assert_eq!(spill(4, 3), Some((0, Vec::new())), "it begins anew");
+        assert_eq!(spill(7, 4, 0), Some((0, Vec::new())));
+        assert_eq!(spill(7, 2, 1), Some((0, vec![ServiceName::parse("web").unwrap()])));
+        assert_eq!(spill(7, 2, 2), Some((3_333, Vec::new())));
+        assert_eq!(spill(8, 4, 3), Some((3_333, Vec::new())), "clients have the layout of the policy before");
+        layouts.end("web|v1");
+        assert!(!layouts.has("web|v1"));
+        assert_eq!(spill(9, 4, 3), Some((0, Vec::new())), "it begins anew");
+        assert_eq!(spill(8, 4, 3), Some((3_333, Vec::new())), "a client that has not got the newer policy");
         streams[0].remove("web|v1");
         drop(streams);
         assert!(layouts.services.is_empty());
-        assert_eq!(spill(4, 4), None);
+        assert_eq!(spill(9, 4, 4), None);
     }
 }

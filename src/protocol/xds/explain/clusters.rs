@@ -14,7 +14,7 @@ use super::{
     localities::{CalledLocality, called_localities},
 };
 use crate::{
-    balancing::{ZoneLayout, ZoneReport},
+    balancing::{ClusterQuery, ZoneLayout, ZoneReport},
     model::{EffectivePolicy, ServiceName, SubsetName, ZoneMode},
     pb::callboard::v1 as pb,
 };
@@ -86,7 +86,8 @@ impl<'a> ClientService<'a> {
                 ZoneMode::Prefer => {
                     let zone = zone.cloned().unwrap_or_default();
                     let now = context.clock.since_start();
-                    Some(self.api.zone_layouts.report((&cluster.name, &zone), parts.zones(), now))
+                    let query = ClusterQuery { cluster: &cluster.name, policy: self.policy.revision, client: &zone };
+                    Some(self.api.zone_layouts.report(query, parts.zones(), now))
                 }
             };
             read(&ClientAssignment { cluster, service: self.name, assignment, parts, zones })
