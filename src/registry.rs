@@ -73,8 +73,8 @@ pub use lease_table::{HashLease, LeaseTable};
 pub use name_suffixes::NameSuffixes;
 pub use node_index::node_name;
 pub use policy_table::{
-    MAX_POLICIES, MAX_POLICY_REVISIONS, PolicyChange, PolicyCommand, PolicyDecision, PolicyError, PolicyOutcome,
-    PolicyRevision, PolicyTable, PolicyWithDefaults, ProposedPolicy, validate_policies,
+    MAX_POLICIES, MAX_POLICY_REVISIONS, PolicyChange, PolicyChanges, PolicyCommand, PolicyDecision, PolicyError,
+    PolicyOutcome, PolicyRevision, PolicyTable, PolicyWithDefaults, ProposedPolicy, validate_policies,
 };
 pub use self_preservation::{EventKind, SelfPreservationEvent, SelfPreservationStatus, ThresholdInput};
 pub use snapshot::PendingChanges;

@@ -6,7 +6,9 @@
 //! | `subscribing`, `unsubscribing`, `delta` | the scenarios of xds-test-harness, and more of their kind |
 //! | `answering` | accepted, rejected and late answers |
 //! | `endpoints`, `effective_weights` | instances as endpoints, and their weights in a slow start |
-//! | `policy` | changes of policies |
+//! | `following_client` | a client that follows its listener to clusters and their endpoints |
+//! | `policy`, `policy_rejections`, `policy_clusters` | changes of policies, rejected ones, clusters of subsets |
+//! | `zones` | preference for the client's zone |
 //! | `restarts` | reconnects, settling, shutdown |
 //! | `status` | the list of watchers, and the client status discovery service |
 //! | `bad_input`, `unread` | invalid requests, endless ones, clients that do not read |
@@ -17,12 +19,16 @@ mod bad_input;
 mod delta;
 mod effective_weights;
 mod endpoints;
+pub mod following_client;
 mod policy;
+mod policy_clusters;
+mod policy_rejections;
 mod restarts;
 mod status;
 mod subscribing;
 mod unread;
 mod unsubscribing;
+mod zones;
 
 use callboard::pb::callboard::v1::{RegisterRequest, UpdateInstanceRequest};
 

@@ -34,6 +34,9 @@ pub const MAX_POLICIES: usize = 10_000;
 /// Maximum number of revisions of a policy that are kept.
 pub const MAX_POLICY_REVISIONS: usize = 20;
 
+/// Maximum number of changes that [`PolicyTable::changes_since`] knows.
+const MAX_KNOWN_CHANGES: usize = 1_024;
+
 /// Request to change one policy.
 #[derive(Debug, Clone)]
 pub struct PolicyCommand {
@@ -103,6 +106,15 @@ pub struct PolicyWithDefaults {
     pub effective: Arc<EffectivePolicy>,
 }
 
+/// Services with changed policies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyChanges {
+    /// Revision of the newest change.
+    pub newest: Revision,
+    /// Services whose own policy has changed. `None`: the effective policy of any service may have changed.
+    pub services: Option<Vec<ServiceName>>,
+}
+
 /// Error of a policy that the registry rejects. A rejected command changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
@@ -144,6 +156,10 @@ struct Policies {
     present: usize,
     /// Revision of the newest change.
     newest: Revision,
+    /// Last changes with their scopes, the newest last.
+    changes: VecDeque<(Revision, PolicyScope)>,
+    /// Revision up to which changes are not in `changes`.
+    compacted: Revision,
 }
 
 /// Policy of one scope.
@@ -218,6 +234,19 @@ impl PolicyTable {
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.0.read().newest
+    }
+
+    /// Returns the services whose policies have changed after a revision.
+    #[must_use]
+    pub fn changes_since(&self, seen: Revision) -> PolicyChanges {
+        let policies = self.0.read();
+        let from = policies.changes.partition_point(|(revision, _)| *revision <= seen);
+        let service = |(_, scope): &(Revision, PolicyScope)| match scope {
+            PolicyScope::Defaults => None,
+            PolicyScope::Service(service) => Some(service.clone()),
+        };
+        let services = (seen >= policies.compacted).then(|| policies.changes.range(from..).map(service).collect());
+        PolicyChanges { newest: policies.newest, services: services.flatten() }
     }
 
     /// Number of policies, that of the defaults included.
@@ -302,11 +331,23 @@ impl PolicyTable {
             policies.services.remove(forgotten);
         }
         policies.replace(&change.scope, &change.revisions);
+        let revision = policies.newest;
+        // A forgotten policy is effective as another object.
+        for scope in change.forgotten.iter().chain([&change.scope]) {
+            policies.changes.push_back((revision, scope.clone()));
+        }
+        while policies.changes.len() > MAX_KNOWN_CHANGES
+            && let Some((revision, _)) = policies.changes.pop_front()
+        {
+            policies.compacted = revision;
+        }
     }
 
     /// Sets the revisions of a scope, the newest last, as an earlier process had them.
     pub(super) fn restore(&self, scope: &PolicyScope, revisions: &[Arc<PolicyRevision>]) {
-        self.0.write().replace(scope, revisions);
+        let mut policies = self.0.write();
+        policies.replace(scope, revisions);
+        policies.compacted = policies.newest;
     }
 }
 

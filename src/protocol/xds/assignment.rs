@@ -103,6 +103,8 @@ pub(super) struct ServiceAssignment<'a> {
     layout: EndpointLayout,
     /// Percentage of calls that clients drop.
     shed: u8,
+    /// Weights change by themselves.
+    is_dynamic: bool,
     /// Instances of the service that are left out.
     pub(super) omitted: Vec<(&'a Instance, OmissionReason)>,
 }
@@ -169,7 +171,7 @@ impl<'a> AssignmentInput<'a> {
             (kind, localities)
         });
         let (kinds, tiers) = tiers.unzip();
-        ServiceAssignment { tiers, kinds, layout: self.layout, shed: self.policy.shed, omitted }
+        ServiceAssignment { tiers, kinds, layout: self.layout, shed: self.policy.shed, is_dynamic, omitted }
     }
 
     /// Returns the tiers of the service's own endpoints.
@@ -261,6 +263,6 @@ impl<'a> ServiceAssignment<'a> {
 
     /// Encodes the localities.
     pub(super) fn parts(&self) -> AssignmentParts {
-        AssignmentParts::new(&self.tiers, self.layout, self.shed)
+        AssignmentParts::new(self)
     }
 }

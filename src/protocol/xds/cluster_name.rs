@@ -15,6 +15,11 @@ pub(super) fn cluster_name(service: &str, subset: Option<&SubsetName>) -> Arc<st
     }
 }
 
+/// Returns what the names of the clusters of all subsets of a service begin with.
+pub(super) fn cluster_prefix(service: &str) -> String {
+    format!("{service}{SEPARATOR}")
+}
+
 /// Splits the name of a cluster into the names of the service and of the subset.
 pub(super) fn split_cluster_name(cluster: &str) -> (&str, Option<&str>) {
     match cluster.split_once(SEPARATOR) {

@@ -71,6 +71,8 @@ pub(super) struct EncodedResource {
     pub(super) any: Bytes,
     /// Hash of the bytes. Resources with the same hash are the same, in every process.
     pub(super) hash: u64,
+    /// Hash of what the resource has besides weights that change by themselves. Without such weights it is that of the bytes.
+    pub(super) shape: u64,
 }
 
 impl EncodedResource {
@@ -78,7 +80,8 @@ impl EncodedResource {
     pub(super) fn new(any: Bytes) -> Self {
         let mut hasher = SipHasher13::new();
         hasher.write(&any);
-        Self { hash: hasher.finish(), any }
+        let hash = hasher.finish();
+        Self { hash, shape: hash, any }
     }
 
     /// Encodes and hashes a resource.

@@ -10,16 +10,16 @@
 //! A step begins [`STEP_DELAY`] after the client has confirmed the step before. A change that needs no other clusters has one step. A newer
 //! policy takes over at any step: the client never gets a policy that has been replaced before its turn came.
 //!
-//! A client that rejects a policy gets the last one that it accepted, until there is a newer one.
+//! A client that rejects a policy gets the last one that it accepted, in the same steps, until there is a newer one. Clusters that it has
+//! not confirmed leave the list at once: no call ever went to them.
+//!
+//! A cluster that left the list keeps its definition while the client subscribes to it. Of each service the last
+//! [`MAX_RETIRED_CLUSTERS`] of them do.
 
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, mem, sync::Arc, time::Duration};
 
 use super::cluster_name::{clusters_of, split_cluster_name};
 use crate::model::{EffectivePolicy, Revision, ServiceName};
@@ -29,6 +29,9 @@ const STEP_DELAY: Duration = Duration::from_millis(100);
 /// Time that a step waits for the endpoints of new clusters once the client has confirmed its routes. Some clients ask for clusters only
 /// when they select them.
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Maximum number of clusters of a service that no policy defines any more and that keep their definition.
+const MAX_RETIRED_CLUSTERS: usize = 32;
 
 /// Answer of a client to a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,9 +68,11 @@ pub(super) struct PolicyRollout {
     accepted: Option<Arc<EffectivePolicy>>,
     /// Last policy that the client rejected, unless there is a newer one.
     rejected: Option<RejectedPolicy>,
-    /// Policies that last defined the clusters which the present policies do not define.
-    retired: BTreeMap<Arc<str>, Arc<EffectivePolicy>>,
-    /// Clusters stay listed as long as the stream lasts.
+    /// Clusters that the present policies do not define, with the policies that last did. The newest is last.
+    retired: Vec<(Arc<str>, Arc<EffectivePolicy>)>,
+    /// Clusters that have lost their definition since [`Self::take_forgotten`].
+    forgotten: Vec<Arc<str>>,
+    /// Retired clusters stay listed.
     keeps_clusters: bool,
     /// Step that the client has not confirmed yet. `None`: the client has the target.
     step: Option<RolloutStep>,
@@ -86,7 +91,7 @@ struct RolloutStep {
 
 impl PolicyRollout {
     /// Policy of a service for a client that has none yet: it gets the whole policy at once. `keeps_clusters`: the client may not use a cluster
-    /// any more that left the list and comes back, so none leaves it.
+    /// any more that left the list and comes back, so retired clusters stay listed.
     pub(super) fn new(service: Arc<str>, policy: Arc<EffectivePolicy>, keeps_clusters: bool) -> Self {
         let listed = clusters_of(&service, &policy);
         Self {
@@ -97,11 +102,17 @@ impl PolicyRollout {
             listed,
             accepted: None,
             rejected: None,
-            retired: BTreeMap::new(),
+            retired: Vec::new(),
+            forgotten: Vec::new(),
             keeps_clusters,
             step: Some(RolloutStep::default()),
             began_after: 0,
         }
+    }
+
+    /// Policy of a service for a client that has it already.
+    pub(super) fn known(service: Arc<str>, policy: Arc<EffectivePolicy>, keeps_clusters: bool) -> Self {
+        Self { accepted: Some(Arc::clone(&policy)), ..Self::new(service, policy, keeps_clusters) }
     }
 
     /// Nonce of the last response before the present step.
@@ -143,12 +154,13 @@ impl PolicyRollout {
     /// last did.
     pub(super) fn policy_of(&self, cluster: &str) -> &Arc<EffectivePolicy> {
         let present = [&self.selecting, &self.target].into_iter().find(|policy| defines(policy, cluster));
-        present.or_else(|| self.retired.get(cluster)).unwrap_or(&self.selecting)
+        let retired = || self.retired.iter().find(|(name, _)| **name == *cluster).map(|(_, policy)| policy);
+        present.or_else(retired).unwrap_or(&self.selecting)
     }
 
     /// Services whose instances take calls if this service has none, according to any policy in use.
     pub(super) fn fallbacks(&self) -> impl Iterator<Item = &ServiceName> {
-        let policies = [&self.selecting, &self.target].into_iter().chain(self.retired.values());
+        let policies = [&self.selecting, &self.target].into_iter().chain(self.retired.iter().map(|(_, policy)| policy));
         policies.flat_map(|policy| &policy.fallback)
     }
 
@@ -200,12 +212,33 @@ impl PolicyRollout {
 
     /// Forgets the retired clusters that the client does not subscribe to any more.
     pub(super) fn forget_retired(&mut self, is_subscribed: impl Fn(&str) -> bool) {
-        self.retired.retain(|cluster, _| is_subscribed(cluster));
+        self.retired.retain(|(cluster, _)| is_subscribed(cluster));
+    }
+
+    /// Takes the clusters that have lost their definition since the last call. No client is to subscribe to them any more.
+    pub(super) fn take_forgotten(&mut self) -> Vec<Arc<str>> {
+        mem::take(&mut self.forgotten)
     }
 
     fn is_last_step(&self) -> bool {
-        Arc::ptr_eq(&self.selecting, &self.target)
-            && (self.keeps_clusters || self.listed == clusters_of(&self.service, &self.target))
+        Arc::ptr_eq(&self.selecting, &self.target) && self.listed == self.final_list()
+    }
+
+    /// Returns the clusters that are listed in the end.
+    fn final_list(&self) -> BTreeSet<Arc<str>> {
+        if !self.keeps_clusters {
+            return clusters_of(&self.service, &self.target);
+        }
+        let mut listed = self.listed.clone();
+        for (cluster, _) in &self.retired[..self.excess_retired()] {
+            listed.remove(cluster);
+        }
+        listed
+    }
+
+    /// Number of the oldest retired clusters that are to lose their definition.
+    fn excess_retired(&self) -> usize {
+        self.retired.len().saturating_sub(MAX_RETIRED_CLUSTERS)
     }
 
     /// Begins the next step that is possible now. Returns whether there is one.
@@ -217,9 +250,11 @@ impl PolicyRollout {
             return false;
         } else if !Arc::ptr_eq(&self.selecting, &self.target) {
             self.replace(|rollout| rollout.selecting = Arc::clone(&rollout.target));
-        } else if self.step.is_none() && !self.keeps_clusters && self.listed != clusters {
-            self.confirmed.retain(|cluster| clusters.contains(cluster));
-            self.listed = clusters;
+        } else if self.step.is_none() && self.listed != self.final_list() {
+            self.listed = self.final_list();
+            self.confirmed.retain(|cluster| self.listed.contains(cluster));
+            let excess = self.excess_retired();
+            self.forgotten.extend(self.retired.drain(..excess).map(|(cluster, _)| cluster));
         } else {
             return false;
         }
@@ -227,25 +262,40 @@ impl PolicyRollout {
         true
     }
 
-    /// Takes in that the client rejects a resource: returns to the last policy that it accepted, or to none. Returns whether the resources
-    /// of the service change.
+    /// Takes in that the client rejects a resource: begins to return to the last policy that it accepted, or returns to none. Returns whether
+    /// the resources of the service change.
     pub(super) fn reject(&mut self, error: &Arc<str>) -> bool {
         let newest = self.target.revision.max(self.selecting.revision);
-        if self.rejected.as_ref().is_some_and(|rejected| newest <= rejected.revision) || newest == Revision(0) {
-            return false;
+        if self.rejected.as_ref().is_some_and(|rejected| newest <= rejected.revision) {
+            return self.return_at_once();
         }
-        let accepted = self.accepted.clone().unwrap_or_default();
-        if Arc::ptr_eq(&accepted, &self.target) {
+        if newest == Revision(0) || self.accepted.as_ref().is_some_and(|accepted| Arc::ptr_eq(accepted, &self.target)) {
             return false;
         }
         self.rejected = Some(RejectedPolicy { revision: newest, error: Arc::clone(error) });
-        self.replace(|rollout| {
-            rollout.selecting = Arc::clone(&accepted);
-            rollout.target = accepted;
-        });
-        if !self.keeps_clusters {
+        self.step = Some(RolloutStep::default());
+        if let Some(accepted) = self.accepted.clone() {
+            self.replace(|rollout| rollout.target = accepted);
+            self.listed.retain(|cluster| self.confirmed.contains(cluster));
+            self.begin_step();
+        } else {
+            self.replace(|rollout| {
+                rollout.target = Arc::default();
+                rollout.selecting = Arc::clone(&rollout.target);
+            });
             self.listed = clusters_of(&self.service, &self.target);
+            self.confirmed = self.listed.clone();
         }
+        true
+    }
+
+    /// Selects the policy to which the client returns, because it rejects the way back, too. Returns whether the resources of the service
+    /// change.
+    fn return_at_once(&mut self) -> bool {
+        if Arc::ptr_eq(&self.selecting, &self.target) {
+            return false;
+        }
+        self.replace(|rollout| rollout.selecting = Arc::clone(&rollout.target));
         self.confirmed = self.listed.clone();
         self.step = Some(RolloutStep::default());
         true
@@ -256,9 +306,11 @@ impl PolicyRollout {
         let before: Vec<_> =
             self.listed.iter().map(|cluster| (Arc::clone(cluster), Arc::clone(self.policy_of(cluster)))).collect();
         change(self);
+        let is_defined = |cluster: &str| [&self.selecting, &self.target].iter().any(|policy| defines(policy, cluster));
+        self.retired.retain(|(cluster, _)| !is_defined(cluster));
         for (cluster, policy) in before {
-            if ![&self.selecting, &self.target].into_iter().any(|policy| defines(policy, &cluster)) {
-                self.retired.insert(cluster, policy);
+            if !is_defined(&cluster) && !self.retired.iter().any(|(retired, _)| *retired == cluster) {
+                self.retired.push((cluster, policy));
             }
         }
     }

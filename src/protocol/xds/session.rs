@@ -14,6 +14,7 @@ mod histories;
 mod subscription;
 #[cfg(test)]
 mod tests;
+mod weight_pacing;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -23,6 +24,7 @@ use super::{
 };
 use crate::model::UnixMillis;
 pub(super) use subscription::{ResourceStatus, SentResponse, TypeSubscription, service_of};
+use weight_pacing::WeightPacing;
 
 /// Maximum length of a stored error text of a client, in characters.
 const MAX_ERROR_CHARS: usize = 1_024;
@@ -123,6 +125,9 @@ pub(super) struct Session {
     /// Endpoints, and clusters that were not requested by name, are withheld until the registry has settled.
     held: bool,
     interest: Vec<InterestChange>,
+    /// Number of requests, and of turns in which pending resources were looked at.
+    progress: u64,
+    pacing: WeightPacing,
 }
 
 impl Session {
@@ -133,6 +138,8 @@ impl Session {
             nonce: 0,
             held: false,
             interest: Vec::new(),
+            progress: 0,
+            pacing: WeightPacing::default(),
         }
     }
 
@@ -165,8 +172,14 @@ impl Session {
         std::mem::take(&mut self.interest)
     }
 
+    /// Number that changes whenever a resource may have got another status.
+    pub(super) fn progress(&self) -> u64 {
+        self.progress
+    }
+
     /// Takes in a request.
     pub(super) fn request(&mut self, request: SubscriptionRequest, now: UnixMillis) -> RequestOutcome {
+        self.progress += 1;
         let subscription = &mut self.types[request.kind as usize];
         let outcome = subscription.answered(&request.nonce, request.error.as_deref(), now);
         if outcome == RequestOutcome::Outdated
@@ -176,26 +189,36 @@ impl Session {
             // has to be sent again, because it has dropped it.
             let changes = subscription.remove_unlisted(names);
             if request.kind == ResourceType::Assignment {
-                self.interest.extend(changes);
+                self.interest_changed(changes);
             }
             return outcome;
         }
         let was_wildcard = subscription.is_wildcard();
         let may_be_all = request.kind.is_complete();
-        let mut changes = match request.names {
+        let changes = match request.names {
             RequestedNames::All(names) => subscription.set_names(names, may_be_all),
             RequestedNames::Changes { subscribe, unsubscribe, initial } => {
                 subscription.change_names(subscribe, unsubscribe, initial, may_be_all)
             }
         };
         match request.kind {
-            ResourceType::Assignment => self.interest.append(&mut changes),
+            ResourceType::Assignment => self.interest_changed(changes),
             ResourceType::Cluster if was_wildcard != subscription.is_wildcard() => {
                 self.interest.push(InterestChange::AllServices(!was_wildcard));
             }
             ResourceType::Cluster | ResourceType::Listener | ResourceType::Route => {}
         }
         outcome
+    }
+
+    fn interest_changed(&mut self, changes: Vec<InterestChange>) {
+        for change in &changes {
+            match change {
+                InterestChange::Remove(name) => self.pacing.forget(name),
+                InterestChange::Add(_) | InterestChange::AllServices(_) => {}
+            }
+        }
+        self.interest.extend(changes);
     }
 
     /// Marks the endpoints of a service whose instances have changed as pending. `clusters`: the clusters that a client of all clusters is to
@@ -214,6 +237,11 @@ impl Session {
             self.types[kind as usize].mark_service(kind, service);
         }
         self.changed(service, clusters);
+    }
+
+    /// Removes a cluster from a client of all clusters, unless it has named the cluster.
+    pub(super) fn remove_cluster(&mut self, cluster: &str) {
+        self.types[ResourceType::Cluster as usize].remove_unnamed(cluster);
     }
 
     /// Number of subscribed resources of all types.
@@ -323,6 +351,7 @@ impl Session {
         if self.held && depends_on_registrations || !subscription.is_due() {
             return None;
         }
+        self.progress += 1;
         if subscription.must_list() {
             // Listeners exist for any name, so a list of all of them is empty.
             subscription.list(if kind == ResourceType::Cluster { source.clusters() } else { Vec::new() });
@@ -332,10 +361,18 @@ impl Session {
         let whole = self.variant == XdsVariant::StateOfTheWorld && kind.is_complete();
         // Read before the content, which may be newer.
         let revision = source.revision();
-        let content = if whole { subscription.take_whole(resource) } else { subscription.take_pending(resource) }?;
+        let pacing = &mut self.pacing;
+        let delays = |name: &Arc<str>, resource: &EncodedResource| {
+            kind == ResourceType::Assignment && pacing.delays(name, resource)
+        };
+        let content =
+            if whole { subscription.take_whole(resource) } else { subscription.take_pending(resource, delays) }?;
         self.nonce += 1;
         let nonce = self.nonce;
         let new = subscription.sent(&content.resources, SentResponse { nonce, revision, at: now });
+        if kind == ResourceType::Assignment {
+            content.resources.iter().for_each(|(name, resource)| self.pacing.sent(name, resource));
+        }
         let removed = match self.variant {
             XdsVariant::StateOfTheWorld => Vec::new(),
             XdsVariant::Delta => content.removed,

@@ -1,5 +1,7 @@
 //! One stream: reads requests, is woken by changes, writes responses.
 
+mod policy_changes;
+
 use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -13,21 +15,23 @@ use tonic::{Status, Streaming};
 
 use super::{
     XdsApi,
+    client_family::ClientLibrary,
     error::XdsError,
     frame,
     request::{NodeIdentity, ParsedRequest, XdsRequest},
     resource::ResourceType,
-    session::{InterestChange, RequestOutcome, RequestedNames, Session, SubscriptionRequest, service_of},
+    session::{InterestChange, RequestOutcome, RequestedNames, Session, SubscriptionRequest},
     source::{ClientProfile, RegistrySource},
     stream_list::{XdsStreamGuard, XdsStreamState},
     stream_wake::StreamWake,
 };
 use crate::{
-    app::{ReaderMemory, ServerContext, UserAgent, WatchProtocol, WatchedResource, WatcherGuard, XdsWatch},
+    app::{ReaderMemory, UserAgent, WatchProtocol, WatchedResource, WatcherGuard, XdsWatch},
     metrics::XdsCounters,
-    model::{Revision, ServiceName, topic_of_policies},
+    model::{ServiceName, topic_of_policies},
     transport::{ChangedServices, Connection, MessageSource, NextMessage},
 };
+use policy_changes::mark;
 
 /// Time within which the first request of a stream must arrive.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
@@ -81,8 +85,15 @@ impl<Q: XdsRequest> AdsStream<Q> {
         let ParsedRequest { node, type_url, nonce, error, names, remembers, accepted_revision } = request;
         if let Some(node) = node {
             state.client = ClientProfile::of(&node);
-            if state.client.is_tonic() {
-                state.policies.keep_clusters();
+            match state.client.family.library() {
+                ClientLibrary::Tonic => state.policies.keep_clusters(),
+                ClientLibrary::Node => state.session.pace_weights(),
+                ClientLibrary::Core
+                | ClientLibrary::Php
+                | ClientLibrary::Java
+                | ClientLibrary::Go
+                | ClientLibrary::Envoy
+                | ClientLibrary::Unknown => {}
             }
             let zone = state.client.zone.clone();
             state.zones.set_zone(zone);
@@ -118,31 +129,6 @@ impl<Q: XdsRequest> AdsStream<Q> {
         }
         self.advance(&mut state);
         Ok(None)
-    }
-
-    /// Begins with the policies that the client has from an earlier stream, so that a change since then is made in steps.
-    fn resume_policies(
-        &self,
-        state: &mut XdsStreamState,
-        kind: ResourceType,
-        names: &RequestedNames,
-        accepted_revision: Revision,
-    ) {
-        let policies = self.api.context.engine.registry().policies();
-        let RequestedNames::All(names) = names else { return };
-        if accepted_revision >= policies.revision() || state.session.subscription(kind).has_begun() {
-            return;
-        }
-        for service in names.iter().filter_map(|name| ServiceName::parse(service_of(kind, name)).ok()) {
-            let present = policies.effective(&service);
-            if state.policies.get(service.as_str()).is_none()
-                && let Some(before) = policies.effective_at(&service, accepted_revision)
-                && before.revision != present.revision
-            {
-                state.policies.resume(service.as_str(), before);
-                state.policies.set_target(service.as_str(), &present, 0);
-            }
-        }
     }
 
     fn counters(&self, kind: ResourceType) -> &XdsCounters {
@@ -192,16 +178,6 @@ impl<Q: XdsRequest> AdsStream<Q> {
         }
     }
 
-    /// Has the stream woken by the services that take the calls of a subscribed service. Returns whether they are others than before.
-    fn read_fallbacks(&mut self, state: &mut XdsStreamState, service: &ServiceName) -> bool {
-        let policies = self.api.context.engine.registry().policies();
-        let fallbacks = match state.policies.rollout(service.as_str(), || policies.effective(service)) {
-            Some(rollout) => policies.fallback_services(rollout.fallbacks()),
-            None => Vec::new(),
-        };
-        self.wake.set_fallbacks(service, fallbacks)
-    }
-
     /// Takes in what has changed.
     fn changed(&mut self, changes: &ChangedServices) {
         let stream = Arc::clone(&self.entry.stream);
@@ -226,62 +202,6 @@ impl<Q: XdsRequest> AdsStream<Q> {
         }
     }
 
-    /// Begins the changes of the policies of all services that the client subscribes to, if there are any.
-    fn take_policies(&mut self) {
-        let stream = Arc::clone(&self.entry.stream);
-        let mut state = stream.state.lock();
-        let policies = self.api.context.engine.registry().policies();
-        let newest = policies.revision();
-        if newest == state.policies.seen() {
-            return;
-        }
-        self.policies_changed(&mut state, newest);
-    }
-
-    fn policies_changed(&mut self, state: &mut XdsStreamState, newest: Revision) {
-        let policies = self.api.context.engine.registry().policies();
-        let XdsStreamState { policies: of_stream, session, .. } = &mut *state;
-        of_stream.begin_changes(newest, session);
-        let services: Vec<_> =
-            state.session.services().into_iter().filter_map(|name| ServiceName::parse(name).ok()).collect();
-        for service in &services {
-            let nonce = state.session.latest_nonce();
-            if state.policies.set_target(service.as_str(), &policies.effective(service), nonce) {
-                mark(state, service, &self.api.context, Session::policy_changed);
-            }
-        }
-        self.read_all_fallbacks(state);
-        self.set_timer(state);
-    }
-
-    /// Reads the fallbacks of all services, which depend on the policies of other services, too.
-    fn read_all_fallbacks(&mut self, state: &mut XdsStreamState) {
-        let subscribed: Vec<_> = self.wake.interest().subscribed().cloned().collect();
-        for service in subscribed {
-            if self.read_fallbacks(state, &service) {
-                mark(state, &service, &self.api.context, Session::changed);
-            }
-        }
-    }
-
-    /// Takes the steps of policies that the client is ready for. Returns whether there is something to send or a time to wait for.
-    fn advance(&mut self, state: &mut XdsStreamState) -> bool {
-        let now = self.api.context.clock.since_start();
-        let changed = state.policies.advance(&state.session, now);
-        for service in changed.iter().filter_map(|name| ServiceName::parse(name).ok()) {
-            mark(state, &service, &self.api.context, Session::policy_changed);
-            if self.read_fallbacks(state, &service) {
-                mark(state, &service, &self.api.context, Session::changed);
-            }
-        }
-        self.set_timer(state) || !changed.is_empty()
-    }
-
-    /// Sets the timer of the next step. Returns whether it was set anew.
-    fn set_timer(&mut self, state: &XdsStreamState) -> bool {
-        self.wake.set_timer(state.policies.wake_at(), self.api.context.clock.since_start())
-    }
-
     /// Returns the next response, if the client is to get one.
     fn response(&self) -> Option<Vec<Bytes>> {
         let registry = self.api.context.engine.registry();
@@ -291,6 +211,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
             state.session.hold(false);
             self.watcher.watcher.waiting.store(false, Ordering::Relaxed);
         }
+        state.session.release_weights(self.api.context.clock.since_start());
         let now = self.api.context.clock.now().wall;
         let source = RegistrySource::new(&self.api, &state.client, &mut state.policies);
         let response = state.session.next_response(&source, now)?;
@@ -303,24 +224,6 @@ impl<Q: XdsRequest> AdsStream<Q> {
     fn end(&mut self, status: Status) -> Poll<Option<NextMessage>> {
         self.ended = true;
         Poll::Ready(Some(NextMessage::End(status)))
-    }
-}
-
-/// Marks resources of a service as pending by `mark`, along with the clusters that a client of all clusters is to have.
-fn mark(
-    state: &mut XdsStreamState,
-    service: &ServiceName,
-    context: &ServerContext,
-    mark: impl FnOnce(&mut Session, &str, Vec<&str>),
-) {
-    let XdsStreamState { session, policies, .. } = state;
-    if !session.has_all_clusters() {
-        return mark(session, service.as_str(), Vec::new());
-    }
-    let present = || context.engine.registry().policies().effective(service);
-    match policies.rollout(service.as_str(), present) {
-        Some(rollout) => mark(session, service.as_str(), rollout.listed().iter().map(|cluster| &**cluster).collect()),
-        None => mark(session, service.as_str(), vec![service.as_str()]),
     }
 }
 

@@ -90,6 +90,11 @@ impl StreamInterest {
         self.dependents.get(service).into_iter().flatten()
     }
 
+    /// Returns whether the client subscribes to an assignment of a service.
+    pub(super) fn is_subscribed(&self, service: &ServiceName) -> bool {
+        self.subscribed.contains_key(service)
+    }
+
     /// Returns the services with a subscribed assignment.
     pub(super) fn subscribed(&self) -> impl Iterator<Item = &ServiceName> {
         self.subscribed.keys()

@@ -19,11 +19,23 @@ pub(super) struct StreamPolicies {
     rollouts: BTreeMap<Arc<str>, PolicyRollout>,
     /// Services whose policy the client has not accepted as a whole.
     incomplete: BTreeSet<Arc<str>>,
-    /// Clusters stay listed as long as the stream lasts.
+    /// Clusters that no policy defines any more stay listed.
     keeps_clusters: bool,
     /// Revision up to which changes of policies were taken in. A newer policy of a service that is not here replaces the absence of one,
     /// which the client may know.
     seen: Revision,
+    /// Progress of the session at the last [`Self::advance`]. `None`: a policy has changed since.
+    advanced: Option<u64>,
+    /// Time of the next step that begins even if the client sends nothing, as of the last [`Self::advance`].
+    wake_at: Option<Duration>,
+}
+
+/// Services whose resources change because of what a client has answered.
+#[derive(Debug, Default)]
+pub(super) struct AdvancedPolicies {
+    pub(super) services: Vec<Arc<str>>,
+    /// Clusters of removed subsets that no client is to subscribe to any more.
+    pub(super) forgotten: Vec<Arc<str>>,
 }
 
 impl StreamPolicies {
@@ -42,11 +54,16 @@ impl StreamPolicies {
         self.seen
     }
 
-    /// Begins to take in the changes up to this revision. Forgets the services that the client no longer subscribes to, which would keep
-    /// their policies.
-    pub(super) fn begin_changes(&mut self, seen: Revision, session: &Session) {
+    /// Begins to take in the changes up to this revision. A changed service that the client does not subscribe to has to be forgotten,
+    /// because it would keep its policy.
+    pub(super) fn begin_changes(&mut self, seen: Revision) {
         self.seen = seen;
-        self.forget_unsubscribed(session);
+    }
+
+    /// Forgets a service that the client does not subscribe to.
+    pub(super) fn forget(&mut self, service: &str) {
+        self.rollouts.remove(service);
+        self.incomplete.remove(service);
     }
 
     /// Forgets the services that the client no longer subscribes to.
@@ -75,7 +92,7 @@ impl StreamPolicies {
             if policy.revision == Revision(0) || policy.revision > self.seen {
                 return None;
             }
-            self.insert(service, policy);
+            self.insert(service, policy, PolicyRollout::new);
         }
         self.rollouts.get(service)
     }
@@ -87,7 +104,7 @@ impl StreamPolicies {
 
     /// Begins with a policy that the client has from an earlier stream.
     pub(super) fn resume(&mut self, service: &str, policy: Arc<EffectivePolicy>) {
-        self.insert(service, policy);
+        self.insert(service, policy, PolicyRollout::known);
     }
 
     /// Sets the newest policy of a service that the client subscribes to. Returns whether the resources of the service change.
@@ -96,21 +113,27 @@ impl StreamPolicies {
             if policy.revision == Revision(0) {
                 return false;
             }
-            self.insert(service, Arc::default());
+            self.insert(service, Arc::default(), PolicyRollout::known);
         }
         let Some(rollout) = self.rollouts.get_mut(service) else { return false };
         let changed = rollout.set_target(policy);
         if changed {
             rollout.set_began_after(latest_nonce);
             self.incomplete.insert(service.into());
+            self.advanced = None;
         }
         changed
     }
 
-    /// Takes in what the client has accepted and rejected. Returns the services whose resources change.
-    pub(super) fn advance(&mut self, session: &Session, now: Duration) -> Vec<Arc<str>> {
-        let mut changed = Vec::new();
-        let rollouts = &mut self.rollouts;
+    /// Takes in what the client has accepted and rejected. Looks at no service if nothing has happened since the last call.
+    pub(super) fn advance(&mut self, session: &Session, now: Duration) -> AdvancedPolicies {
+        let mut advanced = AdvancedPolicies::default();
+        if self.advanced == Some(session.progress()) && self.wake_at.is_none_or(|at| now < at) {
+            return advanced;
+        }
+        self.advanced = Some(session.progress());
+        self.wake_at = None;
+        let Self { rollouts, wake_at, .. } = self;
         self.incomplete.retain(|service| {
             let Some(rollout) = rollouts.get_mut(service) else { return false };
             let has_changed = if let Some(error) = session.rejection(service, rollout.began_after()) {
@@ -122,32 +145,43 @@ impl StreamPolicies {
             };
             if has_changed {
                 rollout.set_began_after(session.latest_nonce());
-                changed.push(Arc::clone(service));
+                advanced.services.push(Arc::clone(service));
+                advanced.forgotten.extend(rollout.take_forgotten());
             }
+            *wake_at = wake_at.iter().copied().chain(rollout.wake_at()).min();
             !rollout.is_complete()
         });
-        changed
+        if !advanced.services.is_empty() {
+            // The next step may need no answer.
+            self.advanced = None;
+        }
+        advanced
     }
 
     /// Time at which [`Self::advance`] is to be called even if the client sends nothing.
     pub(super) fn wake_at(&self) -> Option<Duration> {
-        self.incomplete.iter().filter_map(|service| self.rollouts.get(service)?.wake_at()).min()
+        self.wake_at
     }
 
     /// Forgets what the client no longer subscribes to, after a request that ends the subscription to this resource.
     pub(super) fn unsubscribed(&mut self, name: &str, session: &Session) {
         let service = split_cluster_name(name).0;
         if !session.includes_service(service) {
-            self.rollouts.remove(service);
-            self.incomplete.remove(service);
+            self.forget(service);
         } else if let Some(rollout) = self.rollouts.get_mut(service) {
             rollout.forget_retired(|cluster| session.subscribes_to_cluster(cluster));
         }
     }
 
-    fn insert(&mut self, service: &str, policy: Arc<EffectivePolicy>) {
+    fn insert(
+        &mut self,
+        service: &str,
+        policy: Arc<EffectivePolicy>,
+        rollout: fn(Arc<str>, Arc<EffectivePolicy>, bool) -> PolicyRollout,
+    ) {
         let service: Arc<str> = service.into();
         self.incomplete.insert(Arc::clone(&service));
-        self.rollouts.insert(Arc::clone(&service), PolicyRollout::new(service, policy, self.keeps_clusters));
+        self.advanced = None;
+        self.rollouts.insert(Arc::clone(&service), rollout(service, policy, self.keeps_clusters));
     }
 }

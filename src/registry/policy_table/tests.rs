@@ -246,3 +246,35 @@ fn policy_beyond_the_limit_takes_the_place_of_the_oldest_removed_one() {
     set(&table, PolicyScope::Defaults, with_timeout(2));
     assert_eq!(table.len(), MAX_POLICIES - 1);
 }
+
+#[test]
+fn changes_name_the_services_unless_all_may_be_concerned() {
+    let table = PolicyTable::default();
+    let start = table.changes_since(Revision(0));
+    assert_eq!(start, PolicyChanges { newest: Revision(0), services: Some(Vec::new()) });
+    let first = set(&table, service("web"), with_timeout(1));
+    let second = set(&table, service("api"), with_timeout(1));
+    let since = |seen| table.changes_since(seen).services;
+    assert_eq!(since(Revision(0)), Some(vec![name("web"), name("api")]));
+    assert_eq!(since(first), Some(vec![name("api")]));
+    assert_eq!(since(second), Some(Vec::new()));
+    let defaults = set(&table, PolicyScope::Defaults, with_timeout(2));
+    assert_eq!((since(second), since(defaults)), (None, Some(Vec::new())));
+    assert_eq!(table.changes_since(first).newest, defaults);
+}
+
+#[test]
+fn changes_of_long_ago_may_concern_all_services() {
+    let table = PolicyTable::default();
+    let first = set(&table, service("web"), with_timeout(1));
+    for round in 0..MAX_KNOWN_CHANGES as u64 {
+        set(&table, service("api"), with_timeout(1 + round % 2));
+    }
+    assert_eq!(table.changes_since(Revision(0)).services, None);
+    assert_eq!(table.changes_since(first).services.map(|services| services.len()), Some(MAX_KNOWN_CHANGES));
+
+    let restored = PolicyTable::default();
+    let revisions: Vec<_> = table.revisions(&service("web")).into_iter().rev().collect();
+    restored.restore(&service("web"), &revisions);
+    assert_eq!(restored.changes_since(Revision(0)).services, None, "it was changed by an earlier process");
+}

@@ -3,13 +3,14 @@
 //! The priority and the weight of a locality depend on the client's zone; its name and its endpoints do not. The fields of a message may
 //! come in any order, so an assignment is put together from copies.
 
-use std::sync::Arc;
+use std::{hash::Hasher, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
+use siphasher::sip::SipHasher13;
 
 use super::{
     super::resource::EncodedResource,
-    AssignedLocality, EndpointLayout, PlannedLocality,
+    AssignedLocality, EndpointLayout, PlannedLocality, ServiceAssignment,
     locality::LocalitySummary,
     priority,
     wire::{self, AssignmentWriter},
@@ -49,6 +50,8 @@ pub(in crate::protocol::xds) struct AssignmentParts {
     zones: Arc<ZoneInstances>,
     layout: EndpointLayout,
     shed: u8,
+    /// Weights change by themselves.
+    is_dynamic: bool,
 }
 
 impl ViewValue for AssignmentParts {
@@ -59,13 +62,16 @@ impl ViewValue for AssignmentParts {
 }
 
 impl AssignmentParts {
-    pub(super) fn new(tiers: &[Vec<AssignedLocality<'_>>], layout: EndpointLayout, shed: u8) -> Self {
+    pub(super) fn new(assignment: &ServiceAssignment<'_>) -> Self {
+        let ServiceAssignment { tiers, layout, shed, is_dynamic, .. } = assignment;
+        let (layout, shed, is_dynamic) = (*layout, *shed, *is_dynamic);
         let part = |locality: &AssignedLocality<'_>| LocalityPart::new(locality, layout);
         let summaries: Vec<Vec<_>> =
             tiers.iter().map(|tier| tier.iter().map(|locality| &locality.summary).collect()).collect();
         let called = summaries.get(priority::called_tier(&summaries)).map(|tier| zones(tier));
         let zones = Arc::new(called.unwrap_or_default());
-        Self { tiers: tiers.iter().map(|tier| tier.iter().map(part).collect()).collect(), zones, layout, shed }
+        let tiers = tiers.iter().map(|tier| tier.iter().map(part).collect()).collect();
+        Self { tiers, zones, layout, shed, is_dynamic }
     }
 
     /// Numbers of the zones in the tier that clients call, without the streams of their clients.
@@ -94,7 +100,22 @@ impl AssignmentParts {
                 }
             }
         }
-        EncodedResource::new(assignment.finish(self.shed))
+        let mut resource = EncodedResource::new(assignment.finish(self.shed));
+        if self.is_dynamic || zone.is_some() {
+            resource.shape = self.shape(&planned);
+        }
+        resource
+    }
+
+    /// Hashes what an assignment has besides the weights of its localities, or of its endpoints in a ring.
+    fn shape(&self, planned: &[PlannedLocality]) -> u64 {
+        let mut hasher = SipHasher13::new();
+        hasher.write_u8(self.shed);
+        for planned in planned {
+            hasher.write_u32(planned.priority);
+            hasher.write(&self.part(planned).bytes);
+        }
+        hasher.finish()
     }
 
     fn part(&self, planned: &PlannedLocality) -> &LocalityPart {

@@ -58,7 +58,8 @@ pub(super) fn plan(
             tier == *called && class == ZoneClass::Preferred && zone.shares.len() > 1
         };
         let shares = zone.filter(has_shares).map(|(zone, _)| &zone.shares);
-        let weights = shares.map_or_else(|| capacities(&summaries, max_sum), |shares| shared_weights(&summaries, shares));
+        let weights =
+            shares.map_or_else(|| capacities(&summaries, max_sum), |shares| shared_weights(&summaries, shares));
         let localities = localities.into_iter().zip(weights);
         planned.extend(localities.map(|(locality, weight)| PlannedLocality {
             tier,

@@ -129,6 +129,96 @@ fn client_that_rejects_a_policy_gets_the_one_before_until_there_is_a_newer_one()
     assert_eq!((rollout.selecting().revision, rollout.rejected()), (Revision(8), None));
 }
 
+/// Clusters that a client is listed, and those that calls go to.
+fn push(rollout: &PolicyRollout) -> (Vec<String>, u64) {
+    (listed(rollout).into_iter().map(str::to_owned).collect(), rollout.selecting().revision.0)
+}
+
+/// Has a client accept everything. Returns what it gets on the way.
+fn follow(rollout: &mut PolicyRollout) -> Vec<(Vec<String>, u64)> {
+    let mut pushes = Vec::new();
+    for at in (0..).map(|at| ms(at * 100)) {
+        if rollout.is_complete() {
+            return pushes;
+        }
+        assert!(at < ms(3_000), "{rollout:?}");
+        if rollout.advance(StepAnswer::Accepted, at) {
+            pushes.push(push(rollout));
+        }
+    }
+    unreachable!()
+}
+
+fn pushes<const N: usize>(expected: [(&[&str], u64); N]) -> Vec<(Vec<String>, u64)> {
+    let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+    expected.map(|(names, revision)| (owned(names), revision)).to_vec()
+}
+
+#[test]
+fn client_that_rejects_the_last_step_returns_in_steps() {
+    let mut rollout = accepted(&policy(6, &["v1"]));
+    rollout.set_target(&policy(7, &["v2"]));
+    for at in [100, 200, 300, 400] {
+        rollout.advance(StepAnswer::Accepted, ms(at));
+    }
+    assert_eq!(push(&rollout), (vec!["web|v2".to_owned()], 7));
+    assert!(rollout.reject(&"no".into()));
+    assert_eq!(push(&rollout), pushes([(&["web|v1", "web|v2"], 7)])[0], "listed, and not selected yet");
+    assert_eq!(follow(&mut rollout), pushes([(&["web|v1", "web|v2"], 6), (&["web|v1"], 6)]));
+    assert_eq!(rollout.rejected().map(|rejected| rejected.revision), Some(Revision(7)));
+}
+
+#[test]
+fn client_that_rejects_selected_clusters_returns_in_steps() {
+    let mut rollout = accepted(&policy(6, &["v1"]));
+    rollout.set_target(&policy(7, &["v2"]));
+    for at in [100, 200] {
+        rollout.advance(StepAnswer::Accepted, ms(at));
+    }
+    assert_eq!(push(&rollout), pushes([(&["web|v1", "web|v2"], 7)])[0]);
+    assert!(rollout.reject(&"no".into()));
+    assert_eq!(push(&rollout), pushes([(&["web|v1", "web|v2"], 6)])[0], "selected, and the other one is still listed");
+    assert_eq!(follow(&mut rollout), pushes([(&["web|v1"], 6)]));
+}
+
+#[test]
+fn client_that_rejects_the_way_back_gets_the_accepted_policy_at_once() {
+    let mut rollout = accepted(&policy(6, &["v1"]));
+    rollout.set_target(&policy(7, &["v2"]));
+    for at in [100, 200, 300, 400] {
+        rollout.advance(StepAnswer::Accepted, ms(at));
+    }
+    assert!(rollout.reject(&"no".into()));
+    assert!(rollout.reject(&"not that, either".into()));
+    assert_eq!(push(&rollout), pushes([(&["web|v1", "web|v2"], 6)])[0]);
+    assert!(!rollout.reject(&"nor that".into()), "there is nothing else");
+}
+
+#[test]
+fn newer_policy_replaces_the_return_to_an_older_one() {
+    let mut rollout = accepted(&policy(6, &["v1"]));
+    rollout.set_target(&policy(7, &["v2"]));
+    for at in [100, 200, 300, 400] {
+        rollout.advance(StepAnswer::Accepted, ms(at));
+    }
+    rollout.reject(&"no".into());
+    assert!(rollout.set_target(&policy(8, &["v3"])));
+    assert_eq!(
+        follow(&mut rollout),
+        pushes([(&["web|v1", "web|v2", "web|v3"], 8), (&["web|v3"], 8)]),
+        "the clusters that calls go to stay until the new ones are selected"
+    );
+    assert_eq!(rollout.rejected(), None);
+}
+
+#[test]
+fn client_that_has_a_policy_from_an_earlier_stream_returns_to_it() {
+    let mut rollout = PolicyRollout::known("web".into(), policy(6, &["v1"]), false);
+    rollout.set_target(&policy(7, &["v2"]));
+    assert!(rollout.reject(&"no".into()));
+    assert_eq!(push(&rollout), pushes([(&["web|v1"], 6)])[0]);
+}
+
 #[test]
 fn client_that_rejects_its_first_policy_gets_none() {
     let mut rollout = PolicyRollout::new("web".into(), policy(7, &["v1"]), false);
@@ -170,4 +260,35 @@ fn clusters_stay_listed_for_a_client_that_cannot_use_them_again() {
     assert!(rollout.is_complete());
     assert_eq!((listed(&rollout), rollout.selecting().revision), (vec!["web", "web|v1"], Revision(8)));
     assert_eq!(rollout.policy_of("web|v1").revision, Revision(7), "with the endpoints that it had");
+}
+
+#[test]
+fn oldest_retired_clusters_lose_their_definition_and_leave_the_list_last() {
+    for keeps_clusters in [false, true] {
+        let mut rollout = PolicyRollout::new("web".into(), policy(1, &["v0"]), keeps_clusters);
+        rollout.advance(StepAnswer::Accepted, ms(0));
+        let mut forgotten = Vec::new();
+        let last = 40;
+        for round in 1..=last {
+            rollout.set_target(&policy(1 + round, &[&format!("v{round}")]));
+            for (names, _) in follow(&mut rollout) {
+                assert!(names.len() <= MAX_RETIRED_CLUSTERS + 2, "{names:?}");
+            }
+            assert!(rollout.retired.len() <= MAX_RETIRED_CLUSTERS);
+            forgotten.extend(rollout.take_forgotten());
+        }
+        let oldest = last - MAX_RETIRED_CLUSTERS as u64;
+        let expected: Vec<Arc<str>> = (0..oldest).map(|round| format!("web|v{round}").into()).collect();
+        assert_eq!(forgotten, expected, "{keeps_clusters}");
+        let kept = (oldest..=last).map(|round| format!("web|v{round}"));
+        let kept: BTreeSet<_> = kept.filter(|name| keeps_clusters || *name == format!("web|v{last}")).collect();
+        assert_eq!(listed(&rollout).into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), kept);
+        assert_eq!(rollout.policy_of(&format!("web|v{oldest}")).revision, Revision(1 + oldest));
+
+        // A cluster that returns is not retired any more.
+        rollout.set_target(&policy(100, &[&format!("v{oldest}")]));
+        follow(&mut rollout);
+        assert_eq!(rollout.policy_of(&format!("web|v{oldest}")).revision, Revision(100));
+        assert!(rollout.take_forgotten().is_empty());
+    }
 }

@@ -2,6 +2,7 @@
 
 mod service;
 mod status;
+mod wildcard;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,8 +15,6 @@ use crate::{model::UnixMillis, protocol::xds::resource::EncodedResource};
 
 pub(in crate::protocol::xds) use service::service_of;
 
-/// Maximum number of changed names that a subscription to all looks up one by one. With more, it reads the list of all.
-const MAX_UNLISTED_NAMES: usize = 1_024;
 /// Name that subscribes to all resources.
 const WILDCARD: &str = "*";
 /// Bytes of a name that count as one resource, so that limits for resources also bound their memory.
@@ -239,22 +238,6 @@ impl TypeSubscription {
         }
     }
 
-    fn set_wildcard(&mut self, wildcard: bool) {
-        if wildcard == mem::replace(&mut self.wildcard, wildcard) {
-            return;
-        }
-        if wildcard {
-            self.must_list = true;
-            self.requested = true;
-        } else {
-            self.must_list = false;
-            self.resources.retain(|_, state| state.named);
-            self.pending.retain(|name| self.resources.contains_key(name));
-            self.removed.clear();
-            self.unlisted.clear();
-        }
-    }
-
     fn add(&mut self, name: &Arc<str>, changes: &mut Vec<InterestChange>) {
         let state = self.resources.entry(Arc::clone(name)).or_default();
         if !mem::replace(&mut state.named, true) {
@@ -293,22 +276,6 @@ impl TypeSubscription {
         self.pending.extend(self.resources.keys().cloned());
     }
 
-    /// Adds a resource if it exists when the next response is made, and the client subscribes to all and lacks it.
-    pub(super) fn mark_new(&mut self, name: &str) {
-        if self.wildcard && !self.must_list && !self.resources.contains_key(name) {
-            self.unlisted.insert(name.into());
-            if self.unlisted.len() > MAX_UNLISTED_NAMES {
-                self.list_again();
-                self.unlisted.clear();
-            }
-        }
-    }
-
-    /// Makes the list of all resources be read again, if the client subscribes to all.
-    pub(super) fn list_again(&mut self) {
-        self.must_list |= self.wildcard;
-    }
-
     /// Makes a resource be sent again, even if its content is the same.
     pub(super) fn send_again(&mut self, name: &str) {
         if let Some(state) = self.resources.get_mut(name) {
@@ -324,58 +291,27 @@ impl TypeSubscription {
         self.requested || has_changes && self.unanswered_since.is_none()
     }
 
-    /// Returns whether the list of all resources has to be read for the next response.
-    pub(super) fn must_list(&self) -> bool {
-        self.must_list
-    }
-
-    /// Takes in the list of all resources. A resource stays subscribed when it leaves the list: clusters are never removed from a
-    /// client that may use them.
-    pub(super) fn list(&mut self, names: Vec<Arc<str>>) {
-        self.must_list = false;
-        self.unlisted.clear();
-        for name in names {
-            self.removed.remove(&name);
-            let state = self.resources.entry(Arc::clone(&name)).or_default();
-            if state.sent.is_none() {
-                self.pending.insert(name);
-            }
-        }
-        for name in &self.removed {
-            self.resources.remove(name);
-            self.pending.remove(name);
-        }
-    }
-
-    /// Adds the changed resources that exist to a subscription to all.
-    pub(super) fn list_changed(&mut self, exists: impl Fn(&str) -> bool) {
-        for name in mem::take(&mut self.unlisted) {
-            if exists(&name) {
-                self.resources.entry(Arc::clone(&name)).or_default();
-                self.pending.insert(name);
-            }
-        }
-    }
-
     /// Takes a response of the state-of-the-world protocol with all resources, if one has changed or was requested.
     pub(super) fn take_whole(&mut self, resource: impl Fn(&str) -> Option<EncodedResource>) -> Option<ResponseContent> {
-        self.removed.clear();
+        let has_removed = !mem::take(&mut self.removed).is_empty();
         let pending = mem::take(&mut self.pending);
         let has_changed = |name: &Arc<str>| {
             let sent = self.resources.get(name).and_then(|state| state.sent);
             resource(name).is_some_and(|resource| Some(resource.hash) != sent)
         };
-        if !mem::take(&mut self.requested) && !pending.iter().any(has_changed) {
+        if !mem::take(&mut self.requested) && !has_removed && !pending.iter().any(has_changed) {
             return None;
         }
         let resources = self.resources.keys().filter_map(|name| Some((Arc::clone(name), resource(name)?))).collect();
         Some(ResponseContent { resources, removed: Vec::new() })
     }
 
-    /// Takes a response with pending resources, as many as fit, if the client does not have them.
+    /// Takes a response with pending resources, as many as fit, if the client does not have them. `delays`: returns whether a changed resource
+    /// must not be sent yet, and marks it as pending later.
     pub(super) fn take_pending(
         &mut self,
         resource: impl Fn(&str) -> Option<EncodedResource>,
+        mut delays: impl FnMut(&Arc<str>, &EncodedResource) -> bool,
     ) -> Option<ResponseContent> {
         let mut resources = Vec::new();
         let mut bytes = 0;
@@ -384,7 +320,7 @@ impl TypeSubscription {
         {
             let sent = self.resources.get(&name).and_then(|state| state.sent);
             match resource(&name) {
-                Some(resource) if Some(resource.hash) == sent => {}
+                Some(resource) if Some(resource.hash) == sent || sent.is_some() && delays(&name, &resource) => {}
                 Some(resource) => {
                     bytes += name.len() + resource.any.len();
                     resources.push((name, resource));

@@ -383,3 +383,58 @@ fn large_answer_is_split_into_several_responses() {
     assert!(responses.len() > 1);
     assert_eq!(responses.iter().map(|response| response.resources.len()).sum::<usize>(), 30);
 }
+
+#[test]
+fn cluster_of_a_removed_subset_leaves_a_client_of_all_clusters() {
+    for variant in [XdsVariant::StateOfTheWorld, XdsVariant::Delta] {
+        let mut client = Client::new(variant);
+        for name in ["a", "a|v1", "a|v2"] {
+            client.source.put(ResourceType::Cluster, name, 1);
+        }
+        match variant {
+            XdsVariant::StateOfTheWorld => client.send(request(ResourceType::Cluster, "", &[])),
+            XdsVariant::Delta => client.send(delta(ResourceType::Cluster, "", &["*", "a|v2"], &[])),
+        };
+        let first = client.next();
+        assert_eq!(first.map(|(_, _, names, _)| names).as_deref(), Some("a a|v1 a|v2"));
+        for name in ["a|v1", "a|v2"] {
+            client.source.remove(ResourceType::Cluster, name);
+        }
+        client.session.remove_cluster("a|v1");
+        client.session.remove_cluster("a|v2");
+        client.session.remove_cluster("a|v3");
+        assert_eq!(client.next(), None, "the first response is not accepted yet");
+        let expected = match variant {
+            XdsVariant::StateOfTheWorld => {
+                client.send(request(ResourceType::Cluster, "1", &[]));
+                (ResourceType::Cluster, 2, "a".to_owned(), String::new())
+            }
+            XdsVariant::Delta => {
+                client.send(delta(ResourceType::Cluster, "1", &[], &[]));
+                (ResourceType::Cluster, 2, String::new(), "a|v1".to_owned())
+            }
+        };
+        assert_eq!(client.next(), Some(expected));
+        assert_eq!(client.next(), None);
+    }
+}
+
+#[test]
+fn service_has_its_own_resources_and_not_those_of_services_whose_names_it_begins() {
+    let mut client = Client::new(XdsVariant::Delta);
+    let all = ["web", "web-dr|v1", "web.a", "web1|v1", "web:80", "web|v1", "web|v2"];
+    client.send(delta(ResourceType::Assignment, "", &all, &[]));
+    client.send(delta(ResourceType::Listener, "", &["web-x", "web:80", "web:x", "weba", "web|v1"], &[]));
+    while client.next().is_some() {}
+    client.send(delta(ResourceType::Assignment, "1", &[], &[]));
+    client.send(delta(ResourceType::Listener, "2", &[], &[]));
+    client.source.put(ResourceType::Listener, "web:80", 2);
+    for name in all {
+        client.source.put(ResourceType::Assignment, name, 2);
+    }
+    client.session.policy_changed("web", Vec::new());
+    assert_eq!(client.next(), response(ResourceType::Assignment, 3, "web web|v1 web|v2"));
+    assert_eq!(client.next(), response(ResourceType::Listener, 4, "web:80"));
+    assert_eq!(client.next(), None);
+    assert!(client.session.includes_service("web-dr") && !client.session.includes_service("web-"));
+}

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, ops::Bound, sync::Arc};
 
 use super::{ResourceStatus, TypeSubscription};
 use crate::protocol::xds::{
-    cluster_name::split_cluster_name,
+    cluster_name::{cluster_prefix, split_cluster_name},
     resource::{ResourceType, cluster_of},
 };
 
@@ -17,11 +17,17 @@ pub(in crate::protocol::xds) fn service_of(kind: ResourceType, name: &str) -> &s
 }
 
 impl TypeSubscription {
-    /// Returns the subscribed resources of a service: `web`, `web:50051`, `web|v2`.
+    /// Returns the subscribed resources of a service: `web`, `web:50051`, `web|v2`. Services whose names begin with this one cost nothing.
     fn of_service<'a>(&'a self, kind: ResourceType, service: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
-        let from = (Bound::Included(service), Bound::Unbounded);
-        let names = self.resources.range::<str, _>(from).map(|(name, _)| name);
-        names.take_while(move |name| name.starts_with(service)).filter(move |name| service_of(kind, name) == service)
+        let itself = self.resources.get_key_value(service).map(|(name, _)| name);
+        let prefix = match kind {
+            ResourceType::Cluster | ResourceType::Assignment => cluster_prefix(service),
+            ResourceType::Listener | ResourceType::Route => format!("{service}:"),
+        };
+        let longer =
+            self.resources.range::<str, _>((Bound::Included(&*prefix), Bound::Unbounded)).map(|(name, _)| name);
+        let longer = longer.take_while(move |name| name.starts_with(&prefix));
+        itself.into_iter().chain(longer).filter(move |name| service_of(kind, name) == service)
     }
 
     /// Marks the resources of a service as pending.
