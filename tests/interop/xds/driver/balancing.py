@@ -17,7 +17,7 @@ RATE = 100  # calls a second of each client, so that instances get enough calls 
 
 ROUND_ROBIN = Difference("The client has no least request, and uses round robin.")
 NO_RING = Difference("The client has no ring hash (C-core before 1.53 would crash), and balances as without it.")
-RECONNECTS = Difference("The client connects anew to all instances at each change of weights.")
+RECONNECTS = Difference("The client connects anew to all instances at each change of weights, and gets one in 10 seconds.")
 
 
 def balancers(world: World) -> None:
@@ -226,11 +226,16 @@ def slow_start(world: World) -> None:
         if client.type.flat:
             check(all(share > 0.12 for share, _ in shares[client.name]), f"shares of the new instance: {measured}")
             return FLAT
-        for step, (share, calls) in zip(STEPS, shares[client.name]):
-            expected = step / (4 + step)
+        for number, (step, (share, calls)) in enumerate(zip(STEPS, shares[client.name])):
+            # A client that reconnects has the weights of up to 10 seconds ago, which is two steps.
+            oldest = STEPS[max(0, number - 2)] if client.type.reconnects else step
+            least, most = (weight / (4 + weight) for weight in (oldest, step))
             # 20 % of the curve, and the randomness of the calls.
-            allowed = 0.2 * expected + tolerance(calls, expected) / calls
-            check(abs(share - expected) <= allowed, f"shares {measured}: not {expected:.1%} ± {allowed:.1%} at {step:.0%}")
+            allowed = 0.2 * most + tolerance(calls, most) / calls
+            check(
+                least - allowed <= share <= most + allowed,
+                f"shares {measured}: not {least:.1%} to {most:.1%} ± {allowed:.1%} at {step:.0%}",
+            )
         return check_connections(client, backends, connections[client.name]) or f"shares {measured}"
 
     world.fleet.each(check_curve)
