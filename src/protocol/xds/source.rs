@@ -6,7 +6,7 @@ use super::{
     XdsApi,
     assignment::EndpointLayout,
     assignment_view::AssignmentQuery,
-    client_family::{ClientFamily, ClientLibrary},
+    client_family::ClientFamily,
     cluster_name::split_cluster_name,
     cluster_resource::cluster,
     request::NodeIdentity,
@@ -42,11 +42,6 @@ impl ClientProfile {
     pub(super) fn of(node: &NodeIdentity) -> Self {
         let zone = ZoneName::new(&node.region, &node.zone);
         Self { family: ClientFamily::of(node), zone: zone.is_named().then(|| Arc::new(zone)) }
-    }
-
-    /// Returns whether the client is tonic-xds, which knows neither priorities nor weights.
-    pub(super) fn is_tonic(&self) -> bool {
-        self.family.library() == ClientLibrary::Tonic
     }
 
     /// Returns the layout of the assignments that the client gets.

@@ -147,7 +147,7 @@ fn change_of_shed_changes_the_weights_of_all_localities_and_not_their_ratios() {
         for lb in [LoadBalancing::RoundRobin, LoadBalancing::RingHash] {
             let of = |shed| {
                 let policy = EffectivePolicy { shed, lb, ..EffectivePolicy::default() };
-                let layout = EndpointLayout::of(&policy, false, true);
+                let layout = EndpointLayout::of(&policy, ClientFamily::new("gRPC Go", "1.85.0"));
                 weights(&decode_input(&AssignmentInput { layout, ..input(&policy, &instances) }, zone))
             };
             let plain = of(0);
@@ -212,7 +212,7 @@ fn weights_of_many_heavy_instances_fit_with_shed() {
     let instances: Vec<_> = (0..500).map(heavy).collect();
     for lb in [LoadBalancing::RoundRobin, LoadBalancing::RingHash] {
         let policy = EffectivePolicy { shed: 100, lb, ..EffectivePolicy::default() };
-        let layout = EndpointLayout::of(&policy, false, true);
+        let layout = EndpointLayout::of(&policy, ClientFamily::new("gRPC Go", "1.85.0"));
         let assignment = decode_input(&AssignmentInput { layout, ..input(&policy, &instances) }, None);
         check(&assignment, layout);
         let endpoints = assignment.endpoints.iter().flat_map(|group| &group.lb_endpoints);
