@@ -1,17 +1,18 @@
 //! Events of a registration.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 
 use super::ClientError;
 
-/// Event of a registration. The last one is [`RegistrationEvent::Ended`].
-#[derive(Debug, Clone)]
+/// Event of a registration. The last one is [`RegistrationEvent::Ended`]. `Debug` leaves out the lease id, which is a secret, so
+/// that programs can log events.
+#[derive(Clone)]
 pub enum RegistrationEvent {
     /// The registry granted a new lease to the instance.
     Registered {
-        /// Lease id: 16 random bytes.
+        /// Lease id: 16 random bytes. It authorizes writes to the registration.
         lease_id: Bytes,
         /// Time to live that was granted.
         ttl: Duration,
@@ -47,6 +48,31 @@ pub enum RegistrationEvent {
     Ended(RegistrationEnd),
 }
 
+impl fmt::Debug for RegistrationEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registered { lease_id: _, ttl, revision, again } => f
+                .debug_struct("Registered")
+                .field("ttl", ttl)
+                .field("revision", revision)
+                .field("again", again)
+                .finish_non_exhaustive(),
+            Self::Updated { revision, starting, draining } => f
+                .debug_struct("Updated")
+                .field("revision", revision)
+                .field("starting", starting)
+                .field("draining", draining)
+                .finish(),
+            Self::Interrupted { error, retry_in } => {
+                f.debug_struct("Interrupted").field("error", error).field("retry_in", retry_in).finish()
+            }
+            Self::Resumed { time_left } => f.debug_struct("Resumed").field("time_left", time_left).finish(),
+            Self::Degraded => f.write_str("Degraded"),
+            Self::Ended(end) => f.debug_tuple("Ended").field(end).finish(),
+        }
+    }
+}
+
 /// Outcome of a registration.
 #[derive(Debug, Clone)]
 pub enum RegistrationEnd {
@@ -63,4 +89,16 @@ pub enum RegistrationEnd {
     Removed,
     /// The registry rejected the registration, and would reject it again.
     Rejected(ClientError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_of_an_event_has_no_lease_id() {
+        let lease_id = Bytes::from_static(b"secret");
+        let event = RegistrationEvent::Registered { lease_id, ttl: Duration::from_secs(15), revision: 7, again: false };
+        assert_eq!(format!("{event:?}"), "Registered { ttl: 15s, revision: 7, again: false, .. }");
+    }
 }
