@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -142,13 +145,13 @@ async fn calls_and_dropped_calls_survive_instances_that_come_and_go() {
     }
     let channel = discovery(&registry).builder("echo").method(BalancingMethod::LeastRequest).open();
     connected(&channel, 3).await;
-    let number = std::sync::Arc::new(AtomicU64::new(0));
+    let number = Arc::new(AtomicU64::new(0));
     let load = Load::start(CALLERS, {
         let channel = channel.clone();
         move || {
             let (channel, number) = (channel.clone(), number.fetch_add(1, Ordering::Relaxed));
             async move {
-                if number % 3 == 0 {
+                if number.is_multiple_of(3) {
                     let patience = Duration::from_micros(number % 4_000);
                     let dropped = tokio::time::timeout(patience, call(&channel)).await;
                     return dropped.unwrap_or_else(|_| Ok("dropped".to_owned()));
