@@ -13,7 +13,7 @@ const PROTO_FILES: [&str; 5] = [
     "grpc/health/v1/health.proto",
 ];
 /// Services of xDS, and the messages that they carry as `Any`.
-const XDS_PROTO_FILES: [&str; 14] = [
+const XDS_PROTO_FILES: [&str; 15] = [
     "envoy/config/cluster/v3/cluster.proto",
     "envoy/config/endpoint/v3/endpoint.proto",
     "envoy/config/listener/v3/listener.proto",
@@ -27,6 +27,7 @@ const XDS_PROTO_FILES: [&str; 14] = [
     "envoy/extensions/load_balancing_policies/wrr_locality/v3/wrr_locality.proto",
     "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
     "envoy/service/discovery/v3/ads.proto",
+    "envoy/service/load_stats/v3/lrs.proto",
     "envoy/service/status/v3/csds.proto",
 ];
 
@@ -67,10 +68,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Methods with a response body of their own (`src/transport/message_body.rs`), which have no generated server.
-const HANDWRITTEN: [(&str, &str); 3] = [
+const HANDWRITTEN: [(&str, &str); 4] = [
     ("DiscoveryService", "Watch"),
     ("AggregatedDiscoveryService", "StreamAggregatedResources"),
     ("AggregatedDiscoveryService", "DeltaAggregatedResources"),
+    ("LoadReportingService", "StreamLoadStats"),
 ];
 
 /// Returns the services in the form that the manual builder takes. Unlike the builder for descriptors, it can leave out a method.

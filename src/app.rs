@@ -9,6 +9,7 @@
 //! | `recovery` | completion of writes that the end of an earlier process interrupted |
 //! | `watchers`, `xds_watch`, `query_rate` | the list of readers of all protocols |
 //! | `effective_weights` | weights that clients get in place of the configured ones |
+//! | `reported_calls` | calls that clients report, for these weights |
 //! | `settling` | readers that wait after a start that lost registrations |
 //! | `page` | pages of lists |
 //! | `encoded` | bytes of the native API, kept with the events and chunks that they encode |
@@ -28,6 +29,7 @@ mod keyed_lock;
 mod page;
 mod query_rate;
 mod recovery;
+mod reported_calls;
 mod server_context;
 mod settling;
 mod views;

@@ -9,6 +9,7 @@
 //! | `following_client` | a client that follows its listener to clusters and their endpoints |
 //! | `policy`, `policy_rejections`, `policy_clusters` | changes of policies, rejected ones, clusters of subsets |
 //! | `zones` | preference for the client's zone |
+//! | `load_reports` | load reports of clients |
 //! | `restarts` | reconnects, settling, shutdown |
 //! | `status` | the list of watchers, and the client status discovery service |
 //! | `bad_input`, `unread` | invalid requests, endless ones, clients that do not read |
@@ -20,6 +21,7 @@ mod delta;
 mod effective_weights;
 mod endpoints;
 pub mod following_client;
+mod load_reports;
 mod policy;
 mod policy_clusters;
 mod policy_rejections;

@@ -329,6 +329,7 @@ async fn health_knows_the_services_of_xds() {
     for service in [
         "callboard.v1.XdsService",
         "envoy.service.discovery.v3.AggregatedDiscoveryService",
+        "envoy.service.load_stats.v3.LoadReportingService",
         "envoy.service.status.v3.ClientStatusDiscoveryService",
     ] {
         let request = HealthCheckRequest { service: service.to_owned() };

@@ -1,11 +1,11 @@
 //! Effective weights of the instances, which all protocols send in place of the configured ones.
 //!
 //! One task brings them up to date each second, for the services whose policies have a slow start or weights by response time;
-//! others cost nothing. It reads the instances and their last load reports, and publishes a service's weights when
+//! others cost nothing. It reads the instances, their last load reports and what clients report, and publishes a service's weights when
 //! [`balancing`](crate::balancing) says so. Published weights are replaced as a whole; then the readers of the service are woken.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     mem,
     sync::{
         Arc,
@@ -16,8 +16,11 @@ use std::{
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
+use super::reported_calls::ReportedCalls;
 use crate::{
-    balancing::{ObservedInstance, ServiceWeights, WeightConditions, WeightSettings, WeightState, WeightUpdate},
+    balancing::{
+        CallCounts, ObservedInstance, ServiceWeights, WeightConditions, WeightSettings, WeightState, WeightUpdate,
+    },
     model::{EffectivePolicy, PolicyScope, Revision, ServiceName},
     registry::{Chunks, LeaseTime, Registry},
     transport::Notifier,
@@ -33,6 +36,8 @@ pub struct EffectiveWeights {
     published: DashMap<ServiceName, Arc<ServiceWeights>>,
     /// Number of entries in `published`, so that a lookup costs nothing while there are none.
     count: AtomicUsize,
+    /// Calls to instances that clients have reported since the last update.
+    reported: ReportedCalls,
     /// Locked by updates only.
     calculation: Mutex<WeightCalculation>,
 }
@@ -74,11 +79,16 @@ impl EffectiveWeights {
         self.published.get(service).map(|found| Arc::clone(found.value()))
     }
 
+    /// Takes in calls to the instances of a service, which a client reports by the hashes of their ids.
+    pub fn report_calls(&self, service: &ServiceName, calls: &[(u32, CallCounts)]) {
+        self.reported.add(service, calls);
+    }
+
     /// Brings the weights of all services to this time, and wakes the readers of those that have changed. Called once a second, by one
     /// task.
     pub fn update(&self, registry: &Registry, notifier: &Notifier, now: LeaseTime) {
         let mut calculation = self.calculation.lock();
-        for ChangedWeights { service, weights, wakes } in calculation.update(registry, now) {
+        for ChangedWeights { service, weights, wakes } in calculation.update(registry, &self.reported, now) {
             match weights {
                 Some(weights) => drop(self.published.insert(service.clone(), Arc::new(weights))),
                 None => drop(self.published.remove(&service)),
@@ -101,7 +111,7 @@ struct ChangedWeights {
 }
 
 impl WeightCalculation {
-    fn update(&mut self, registry: &Registry, now: LeaseTime) -> Vec<ChangedWeights> {
+    fn update(&mut self, registry: &Registry, reported: &ReportedCalls, now: LeaseTime) -> Vec<ChangedWeights> {
         let newest = registry.policies().revision();
         let policies_changed = self.policies != Some(newest);
         if policies_changed {
@@ -117,12 +127,12 @@ impl WeightCalculation {
         let mut changed = Vec::new();
         let named = mem::take(&mut self.named);
         for service in &named {
-            self.update_service(registry, service, (now, adopts, policies_changed), &mut changed);
+            self.update_service((registry, reported), service, (now, adopts, policies_changed), &mut changed);
         }
         self.named = named;
         if self.by_default {
             for summary in registry.each_service() {
-                self.update_service(registry, &summary.name, (now, adopts, policies_changed), &mut changed);
+                self.update_service((registry, reported), &summary.name, (now, adopts, policies_changed), &mut changed);
             }
         }
         let updates = self.updates;
@@ -130,6 +140,9 @@ impl WeightCalculation {
             let is_current = known.update == updates;
             if !is_current && known.state.is_weighed() {
                 changed.push(ChangedWeights { service: service.clone(), weights: None, wakes: true });
+            }
+            if !is_current {
+                reported.forget(service);
             }
             is_current
         });
@@ -159,7 +172,7 @@ impl WeightCalculation {
 
     fn update_service(
         &mut self,
-        registry: &Registry,
+        (registry, reported): (&Registry, &ReportedCalls),
         service: &ServiceName,
         (now, adopts, policies_changed): (LeaseTime, bool, bool),
         changed: &mut Vec<ChangedWeights>,
@@ -182,7 +195,13 @@ impl WeightCalculation {
         }
         (known.settings, known.instances) = (settings, instances);
         let chunks = registry.chunks(service);
-        let observed = observe(&chunks);
+        let calls = if settings.follows_calls() {
+            reported.take(service)
+        } else {
+            reported.forget(service);
+            HashMap::new()
+        };
+        let observed = observe(&chunks, &calls);
         let conditions = WeightConditions { now, settings, adopts, next_version: self.version + 1 };
         let (weights, wakes) = match known.state.update(conditions, &observed) {
             WeightUpdate::Unchanged => return,
@@ -194,12 +213,14 @@ impl WeightCalculation {
     }
 }
 
-/// Reads the instances of a service, in the order of their ids.
-fn observe(chunks: &Chunks) -> Vec<ObservedInstance<'_>> {
+/// Reads the instances of a service, in the order of their ids. `calls`: by the hashes of their ids.
+fn observe<'a>(chunks: &'a Chunks, calls: &HashMap<u32, CallCounts>) -> Vec<ObservedInstance<'a>> {
     let entries = chunks.iter().flat_map(|chunk| chunk.entries());
     let observed = entries.map(|entry| {
         let load = entry.lease.as_ref().and_then(|lease| lease.load());
-        ObservedInstance { instance: &entry.instance, load }
+        let calls_of = |hash| calls.get(&hash).copied().unwrap_or_default();
+        let calls = if calls.is_empty() { CallCounts::default() } else { calls_of(entry.instance.id.short_hash()) };
+        ObservedInstance { instance: &entry.instance, load, calls }
     });
     observed.collect()
 }

@@ -5,6 +5,11 @@
 //! tenths of the way to `clamp(median / response time, 0.5, 2) · (1 − min(0.5, error rate))`. The factors are published when one of
 //! them differs by a fifth from its published value. The slow and coarse reaction is intended: the response time follows the calls
 //! that the weight causes, and each change of weights costs a message to every client.
+//!
+//! An instance reports response times and errors with its heartbeats; clients report errors only. The error rate is the larger of the
+//! two: calls that never reach the instance are in the clients' reports alone, calls of other clients in the instance's alone, and most
+//! calls in both, so a sum would count an error twice, and a mean would halve it. Without response times of three instances, the error
+//! rates are the only difference between instances.
 
 use super::WeightFactor;
 use crate::model::LoadReport;
@@ -17,6 +22,8 @@ const AVERAGING_TIME: f64 = 10_000.0;
 const MAX_REPORT_AGE: u64 = 30_000;
 /// Minimum number of instances with reports that count. With fewer, all have their configured weights.
 const MIN_REPORTING: usize = 3;
+/// Minimum number of recent calls in reports of clients from which an error rate is known.
+const MIN_CALLS: f64 = 10.0;
 /// Part of the way to its target that a factor moves in a round.
 const GAIN: f64 = 0.3;
 /// Relative difference from which factors are published.
@@ -28,6 +35,32 @@ const MIN_TOTAL: f64 = 0.5;
 /// Error of a total by the rounding of its factors.
 const ROUNDING: f64 = 0.001;
 
+/// Numbers of calls to an instance in some time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CallCounts {
+    /// Calls that have ended, those with errors included.
+    pub ended: u64,
+    /// Calls that have ended with an error.
+    pub errors: u64,
+}
+
+impl CallCounts {
+    /// Adds the calls of another time, or of another client.
+    pub fn add(&mut self, other: Self) {
+        self.ended = self.ended.saturating_add(other.ended);
+        self.errors = self.errors.saturating_add(other.errors);
+    }
+}
+
+/// Recent calls to an instance that clients have reported. Earlier ones count less.
+#[derive(Debug, Clone, Copy)]
+struct RecentCalls {
+    ended: f64,
+    errors: f64,
+    /// Time of the last report.
+    at: u64,
+}
+
 /// Averages of the load reports of one instance, and the factor that follows from them.
 #[derive(Debug, Clone)]
 pub(super) struct ReportedLoad {
@@ -36,13 +69,21 @@ pub(super) struct ReportedLoad {
     /// Average response time in seconds, and the time of the last report with one.
     response_time: Option<(f64, u64)>,
     error_rate: f64,
+    calls: Option<RecentCalls>,
     factor: f64,
     published: WeightFactor,
 }
 
 impl Default for ReportedLoad {
     fn default() -> Self {
-        Self { last_report: None, response_time: None, error_rate: 0.0, factor: 1.0, published: WeightFactor::ONE }
+        Self {
+            last_report: None,
+            response_time: None,
+            error_rate: 0.0,
+            calls: None,
+            factor: 1.0,
+            published: WeightFactor::ONE,
+        }
     }
 }
 
@@ -71,18 +112,47 @@ impl ReportedLoad {
         }
     }
 
+    /// Adds calls that clients have reported.
+    pub(super) fn add_calls(&mut self, now: u64, counts: CallCounts) {
+        if counts.ended == 0 {
+            return;
+        }
+        let (ended, errors) = (number(counts.ended), number(counts.errors.min(counts.ended)));
+        let earlier = self.calls.map_or((0.0, 0.0), |calls| {
+            let decay = (-span(calls.at, now) / AVERAGING_TIME).exp();
+            (calls.ended * decay, calls.errors * decay)
+        });
+        self.calls = Some(RecentCalls { ended: earlier.0 + ended, errors: earlier.1 + errors, at: now });
+    }
+
+    /// Error rate in the reports of clients, if they are recent and of enough calls.
+    fn recent_client_errors(&self, now: u64) -> Option<f64> {
+        let is_known = |calls: &RecentCalls| now.saturating_sub(calls.at) < MAX_REPORT_AGE && calls.ended >= MIN_CALLS;
+        self.calls.filter(is_known).map(|calls| calls.errors / calls.ended)
+    }
+
+    /// Returns whether a report of the instance or of clients counts.
+    fn is_reported(&self, now: u64) -> bool {
+        self.recent_response_time(now).is_some() || self.recent_client_errors(now).is_some()
+    }
+
     /// Average response time in seconds, if a report of it is recent enough.
     fn recent_response_time(&self, now: u64) -> Option<f64> {
         self.response_time.filter(|(_, at)| now.saturating_sub(*at) < MAX_REPORT_AGE).map(|(average, _)| average)
     }
 
-    /// Factor that the present averages call for. Without a recent report: 1.
-    fn target(&self, now: u64, median: f64) -> f64 {
-        let Some(response_time) = self.recent_response_time(now) else { return 1.0 };
-        // Times of zero are possible where a client rounds them.
-        let relative = if response_time > 0.0 { (median / response_time).clamp(0.5, 2.0) } else { 2.0 };
-        let relative = if median > 0.0 { relative } else { 1.0 };
-        relative * (1.0 - self.error_rate.min(MAX_ERROR_RATE))
+    /// Factor that the present averages call for. Without a recent report: 1. `median`: response time, if enough instances report theirs.
+    fn target(&self, now: u64, median: Option<f64>) -> f64 {
+        let response_time = self.recent_response_time(now);
+        let relative = match (response_time, median) {
+            // Times of zero are possible where a client rounds them.
+            (Some(0.0), Some(median)) if median > 0.0 => 2.0,
+            (Some(response_time), Some(median)) if median > 0.0 => (median / response_time).clamp(0.5, 2.0),
+            _ => 1.0,
+        };
+        let own_errors = response_time.map_or(0.0, |_| self.error_rate);
+        let error_rate = own_errors.max(self.recent_client_errors(now).unwrap_or_default());
+        relative * (1.0 - error_rate.min(MAX_ERROR_RATE))
     }
 }
 
@@ -107,16 +177,16 @@ impl ResponseTimeRounds {
             return;
         }
         self.next = Some(now + ROUND_INTERVAL);
-        let mut times: Vec<f64> =
-            instances.iter().filter_map(|instance| instance.load.recent_response_time(now)).collect();
-        if times.len() < MIN_REPORTING {
+        if instances.iter().filter(|instance| instance.load.is_reported(now)).count() < MIN_REPORTING {
             for instance in instances {
                 instance.load.factor = 1.0;
                 instance.load.published = WeightFactor::ONE;
             }
             return;
         }
-        let median = median(&mut times);
+        let mut times: Vec<f64> =
+            instances.iter().filter_map(|instance| instance.load.recent_response_time(now)).collect();
+        let median = (times.len() >= MIN_REPORTING).then(|| median(&mut times));
         for instance in &mut *instances {
             let target = instance.load.target(now, median);
             instance.load.factor += GAIN * (target - instance.load.factor);
@@ -170,9 +240,13 @@ fn span(from: u64, to: u64) -> f64 {
     to.saturating_sub(from) as f64
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a rate needs no more precision")]
 fn ratio(errors: u64, requests: u64) -> f64 {
-    (errors as f64 / requests as f64).min(1.0)
+    (number(errors) / number(requests)).min(1.0)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate needs no more precision")]
+fn number(calls: u64) -> f64 {
+    calls as f64
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::mem;
 
 use super::{
     ServiceWeights, WeightFactor,
-    response_time::{ReportedLoad, ResponseTimeRounds, WeighedInstance},
+    response_time::{CallCounts, ReportedLoad, ResponseTimeRounds, WeighedInstance},
     slow_start::{SlowStart, StartConditions, StartPhase, StartingInstance},
     weight_factor::KnownFactor,
 };
@@ -26,6 +26,12 @@ impl WeightSettings {
         let response_time = policy.weights == WeightSource::ResponseTime;
         (slow_start > 0 || response_time).then_some(Self { slow_start, response_time })
     }
+
+    /// Returns whether the weights depend on the calls that clients report.
+    #[must_use]
+    pub fn follows_calls(self) -> bool {
+        self.response_time
+    }
 }
 
 /// Instance of a service at the time of an update.
@@ -35,6 +41,8 @@ pub struct ObservedInstance<'a> {
     pub instance: &'a Instance,
     /// Last load report, and its time.
     pub load: Option<(LoadReport, u64)>,
+    /// Calls that clients have reported since the update before.
+    pub calls: CallCounts,
 }
 
 /// Time and settings of an update.
@@ -155,6 +163,7 @@ impl WeightState {
             if let Some((report, at)) = &observed.load {
                 state.load.add(*at, report);
             }
+            state.load.add_calls(now, observed.calls);
             if observed.instance.status().is_routable() {
                 let weight = observed.instance.effective_weight().get().into();
                 weighed.push(WeighedInstance { load: &mut state.load, weight });

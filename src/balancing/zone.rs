@@ -6,9 +6,11 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `demand` | requests that the clients of the zones report |
 //! | `layout` | shares as clients get them, and when they change |
 //! | `service` | layouts of all zones' clients of one service |
 
+mod demand;
 mod layout;
 mod service;
 #[cfg(test)]
@@ -18,7 +20,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::model::Locality;
 pub use layout::{ZoneClass, ZoneLayout, ZoneLayoutPhase, ZoneLayoutState};
-pub use service::{ClusterQuery, ReportedZone, ServiceZones, ZoneInstances, ZoneReport};
+pub use service::{ClusterQuery, ReportedZone, ReportingClient, ServiceZones, ZoneInstances, ZoneReport};
 
 /// Minimum number of routable instances in a zone whose clients prefer it.
 const MIN_LOCAL_INSTANCES: usize = 2;
@@ -71,13 +73,40 @@ pub struct ZoneSummary {
     pub routable_instances: usize,
     /// Number of streams of its clients.
     pub streams: u64,
+    /// Number of these streams whose clients report their load.
+    pub reporting_streams: u64,
+    /// Average number of requests that its clients start in 1,000 seconds. `None`: the reports do not cover the clients of all zones.
+    pub request_rate: Option<u64>,
+}
+
+impl ZoneSummary {
+    /// Number by which the zone takes part in the demand.
+    fn demand(&self, source: DemandSource) -> u64 {
+        match source {
+            DemandSource::Unknown => 0,
+            DemandSource::Streams => self.streams,
+            DemandSource::Requests => self.request_rate.unwrap_or_default(),
+        }
+    }
+}
+
+/// Numbers from which the distribution of the demand over zones is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DemandSource {
+    /// None: fewer than 10 streams are open.
+    #[default]
+    Unknown,
+    /// Numbers of the streams of clients.
+    Streams,
+    /// Numbers of the requests that clients report.
+    Requests,
 }
 
 /// Share of the calls that local instances get, and the terms whose minimum it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LocalShare {
-    /// Part of the whole capacity that the zone has, divided by the part of the clients that it has. `None`: fewer than 10 streams are
-    /// known.
+    /// Part of the whole capacity that the zone has, divided by the part of the demand that its clients have. `None`: the demand is not
+    /// known, or they have none.
     pub capacity_per_demand: Option<f64>,
     /// Part of the registered weight of the zone that is routable, times 1.4.
     pub overprovisioned: f64,
@@ -90,7 +119,7 @@ pub struct LocalShare {
 pub struct ZoneTerms {
     /// Part of the capacity of all zones.
     pub capacity: f64,
-    /// Part of the clients that prefer their zones. `None`: it is not known, or the clients of the zone have no preference.
+    /// Part of the demand of the clients that prefer their zones. `None`: it is not known, or the clients of the zone have no preference.
     pub demand: Option<f64>,
     /// Share of the local instances. `None`: the clients of the zone have no preference.
     pub local: Option<LocalShare>,
@@ -125,11 +154,11 @@ struct BalancedZone<'a> {
     capacity: &'a ZoneSummary,
     /// Part of the capacity of all zones.
     part: f64,
-    /// Part of the clients that prefer their zones.
+    /// Part of the demand of the clients that prefer their zones.
     demand: f64,
     /// `None`: its clients have no preference.
     local: Option<LocalShare>,
-    /// Part of the capacity that its own clients leave. 0 where the distribution of clients is not known.
+    /// Part of the capacity that its own clients leave. 0 where the distribution of the demand is not known.
     spare: f64,
 }
 
@@ -145,6 +174,7 @@ impl BalancedZone<'_> {
 pub struct ZoneTargets<'a> {
     /// Zones with instances.
     zones: Vec<BalancedZone<'a>>,
+    source: DemandSource,
 }
 
 impl<'a> ZoneTargets<'a> {
@@ -158,14 +188,16 @@ impl<'a> ZoneTargets<'a> {
         let has_preference =
             |zone: &BalancedZone<'_>| zone.name.is_named() && zone.capacity.routable_instances >= MIN_LOCAL_INSTANCES;
         // Clients without a preference load all zones in proportion to their capacity, which leaves the relation of the others as it is.
-        let streams: u64 = zones.iter().filter(|zone| has_preference(zone)).map(|zone| zone.capacity.streams).sum();
+        let source = demand_source(zones.iter().filter(|zone| has_preference(zone)).map(|zone| zone.capacity));
+        let preferring = zones.iter().filter(|zone| has_preference(zone));
+        let demand: u64 = preferring.map(|zone| zone.capacity.demand(source)).sum();
         let routable: u64 = zones.iter().map(|zone| zone.capacity.routable_weight).sum();
-        let is_demand_known = streams >= MIN_KNOWN_STREAMS;
+        let is_demand_known = source != DemandSource::Unknown;
         let can_prefer = (2..=MAX_ZONES).contains(&zones.len());
         for zone in &mut zones {
             zone.part = ratio(zone.capacity.routable_weight, routable);
             if can_prefer && has_preference(zone) {
-                zone.demand = if is_demand_known { ratio(zone.capacity.streams, streams) } else { 0.0 };
+                zone.demand = ratio(zone.capacity.demand(source), demand);
                 zone.local = Some(local_share(zone, is_demand_known));
             }
             if is_demand_known {
@@ -173,7 +205,13 @@ impl<'a> ZoneTargets<'a> {
                 zone.spare = (zone.part - used).max(0.0);
             }
         }
-        Self { zones }
+        Self { zones, source }
+    }
+
+    /// Numbers from which the distribution of the demand is known.
+    #[must_use]
+    pub fn source(&self) -> DemandSource {
+        self.source
     }
 
     /// Returns the shares for the clients of a zone.
@@ -205,7 +243,7 @@ impl<'a> ZoneTargets<'a> {
     #[must_use]
     pub fn terms(&self, zone: &ZoneName) -> Option<ZoneTerms> {
         let zone = self.zones.iter().find(|known| known.name == zone)?;
-        let is_known = zone.local.is_some_and(|local| local.capacity_per_demand.is_some());
+        let is_known = zone.local.is_some() && self.source != DemandSource::Unknown;
         Some(ZoneTerms { capacity: zone.part, demand: is_known.then_some(zone.demand), local: zone.local })
     }
 
@@ -256,6 +294,18 @@ impl<'a> ZoneTargets<'a> {
         let spill: f64 = self.region(region).map(BalancedZone::spill).sum();
         let spare: f64 = self.region(region).map(|zone| zone.spare).sum();
         if spare <= NEGLIGIBLE { 0.0 } else { (1.0 - spill / spare).max(0.0) }
+    }
+}
+
+/// Returns the best numbers of the demand that all zones have. Without any requests they say nothing.
+fn demand_source<'a>(zones: impl Iterator<Item = &'a ZoneSummary> + Clone) -> DemandSource {
+    let requests: Option<u64> = zones.clone().map(|zone| zone.request_rate).sum();
+    if requests.is_some_and(|requests| requests > 0) {
+        DemandSource::Requests
+    } else if zones.map(|zone| zone.streams).sum::<u64>() >= MIN_KNOWN_STREAMS {
+        DemandSource::Streams
+    } else {
+        DemandSource::Unknown
     }
 }
 

@@ -28,10 +28,11 @@ use crate::{
         },
         envoy::service::{
             discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
+            load_stats::v3::LoadStatsResponse,
             status::v3::ClientStatusResponse,
         },
     },
-    protocol::xds::{DELTA, STATE_OF_THE_WORLD},
+    protocol::xds::{DELTA, LOAD_REPORTS, STATE_OF_THE_WORLD},
     transport::Connection,
 };
 
@@ -347,6 +348,7 @@ impl OpenFuzzStream {
                 KEEP_ALIVE => KeepAliveResponse::decode(self.last.clone()).map(drop),
                 STATE_OF_THE_WORLD => DiscoveryResponse::decode(self.last.clone()).map(drop),
                 DELTA => DeltaDiscoveryResponse::decode(self.last.clone()).map(drop),
+                LOAD_REPORTS => LoadStatsResponse::decode(self.last.clone()).map(drop),
                 xds::CLIENT_STATUS => ClientStatusResponse::decode(self.last.clone()).map(drop),
                 _ => Ok(()),
             };

@@ -1,4 +1,4 @@
-//! Requests of an xDS stream of either protocol, and for the status of clients.
+//! Requests of an xDS stream of either protocol, load reports, and requests for the status of clients.
 
 use prost::Message as _;
 use tonic_types::Status;
@@ -10,10 +10,16 @@ use super::{
 };
 use crate::{
     pb::envoy::{
-        config::core::v3::Node,
-        service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
+        config::{
+            core::v3::{Locality, Node},
+            endpoint::v3::{ClusterStats, UpstreamLocalityStats},
+        },
+        service::{
+            discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
+            load_stats::v3::LoadStatsRequest,
+        },
     },
-    protocol::xds::{DELTA, STATE_OF_THE_WORLD},
+    protocol::xds::{DELTA, LOAD_REPORTS, STATE_OF_THE_WORLD},
 };
 
 pub(super) const CLIENT_STATUS: &str = "/envoy.service.status.v3.ClientStatusDiscoveryService/StreamClientStatus";
@@ -22,6 +28,7 @@ pub(super) const CLIENT_STATUS: &str = "/envoy.service.status.v3.ClientStatusDis
 const MAX_REQUESTS: usize = 64;
 const NAMES: &[&str] = &["web", "web:80", "*", "not valid"];
 const VERSIONS: &[&str] = &["", "0000000000000007-0000000000000001", "0000000000000008-0000000000000001"];
+const SUB_ZONES: &[&str] = &["", "rack~w3", "~0012abcd", "~ffffffff~@", "~@web"];
 const NONCES: &[&str] = &["", "1", "2", "3", "4"];
 const TYPES: &[&str] = &[
     "type.googleapis.com/envoy.config.cluster.v3.Cluster",
@@ -38,7 +45,7 @@ pub(super) fn run(input: &[u8]) {
     FuzzServer::with(|server| {
         let mut session = FuzzSession::new(server);
         let mut input = InputCursor::new(input);
-        let path = input.one_of(&[STATE_OF_THE_WORLD, DELTA, CLIENT_STATUS]);
+        let path = input.one_of(&[STATE_OF_THE_WORLD, DELTA, CLIENT_STATUS, LOAD_REPORTS]);
         let mut requests = Vec::new();
         for _ in 0..MAX_REQUESTS {
             if input.is_empty() {
@@ -46,6 +53,7 @@ pub(super) fn run(input: &[u8]) {
             }
             let message = match (input.below(4), path) {
                 (0, _) | (_, CLIENT_STATUS) => input.bytes().to_vec(),
+                (_, LOAD_REPORTS) => load_report(&mut input).encode_to_vec(),
                 (_, DELTA) => delta(&mut input).encode_to_vec(),
                 _ => whole(&mut input).encode_to_vec(),
             };
@@ -88,4 +96,21 @@ fn delta(input: &mut InputCursor<'_>) -> DeltaDiscoveryRequest {
         error_detail: error(input),
         node: node(input),
     }
+}
+
+fn load_report(input: &mut InputCursor<'_>) -> LoadStatsRequest {
+    let number = |input: &mut InputCursor<'_>| if input.flag() { u64::MAX } else { u64::from(input.below(200)) };
+    let locality = |input: &mut InputCursor<'_>| UpstreamLocalityStats {
+        locality: input.flag().then(|| Locality { sub_zone: word(input, SUB_ZONES), ..Locality::default() }),
+        total_successful_requests: number(input),
+        total_requests_in_progress: number(input),
+        total_error_requests: number(input),
+        total_issued_requests: number(input),
+    };
+    let cluster = |input: &mut InputCursor<'_>| ClusterStats {
+        cluster_name: word(input, NAMES),
+        upstream_locality_stats: (0..input.below(4)).map(|_| locality(input)).collect(),
+        load_report_interval: input.flag().then(|| prost_types::Duration { seconds: 10, nanos: -1 }),
+    };
+    LoadStatsRequest { node: node(input), cluster_stats: (0..input.below(4)).map(|_| cluster(input)).collect() }
 }

@@ -10,6 +10,9 @@ use super::registrar::{Label, Registrar};
 /// Values of the label `type`: one for each type of resources.
 const TYPES: [&str; 4] = ["CDS", "EDS", "LDS", "RDS"];
 
+/// Values of the label `library`: one for each client library.
+const LIBRARIES: [&str; 8] = ["core", "php", "java", "go", "node", "tonic", "envoy", "other"];
+
 /// Metrics of xDS streams.
 #[derive(Debug)]
 pub struct XdsMetrics {
@@ -23,6 +26,12 @@ pub struct XdsMetrics {
     pub lds: XdsCounters,
     /// Counters of routes.
     pub rds: XdsCounters,
+    /// Open streams of load reports.
+    pub load_report_streams: Gauge,
+    /// Load reports of clients.
+    pub load_reports: Counter,
+    /// Requests in load reports, by client library.
+    reported_requests: Family<LibraryLabel, Counter>,
 }
 
 /// Counters of one type of resources.
@@ -48,8 +57,36 @@ impl XdsMetrics {
                 rejections: rejections.get_or_create_owned(&label),
             }
         });
-        Self { streams: registrar.gauge("xds_streams", "Open xDS streams"), cds, eds, lds, rds }
+        let reported_requests = registrar.counter_family(
+            "xds_reported_requests",
+            "Requests that xDS clients started, as they report them, by client library",
+            vec![Label::new("library", &LIBRARIES)],
+        );
+        for library in LIBRARIES {
+            drop(reported_requests.get_or_create_owned(&LibraryLabel { library }));
+        }
+        Self {
+            streams: registrar.gauge("xds_streams", "Open xDS streams"),
+            cds,
+            eds,
+            lds,
+            rds,
+            load_report_streams: registrar.gauge("xds_load_report_streams", "Open streams of load reports"),
+            load_reports: registrar.counter("xds_load_reports", "Load reports of xDS clients"),
+            reported_requests,
+        }
     }
+
+    /// Counter of the requests that clients of a library report: one of the values of the label `library`.
+    #[must_use]
+    pub fn reported_requests(&self, library: &'static str) -> Counter {
+        self.reported_requests.get_or_create_owned(&LibraryLabel { library })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LibraryLabel {
+    library: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -2,7 +2,10 @@
 
 use std::{borrow::Borrow, fmt, hash::Hasher, sync::Arc};
 
-use siphasher::sip128::{Hasher128, SipHasher13};
+use siphasher::{
+    sip,
+    sip128::{Hasher128, SipHasher13},
+};
 
 use super::FieldError;
 
@@ -127,6 +130,15 @@ impl InstanceId {
     /// An id without validation, for those that the registry makes.
     pub(super) fn unchecked(id: &str) -> Self {
         Self(id.into())
+    }
+
+    /// Returns 32 bits of the hash of the id, which are the same in every process.
+    #[must_use]
+    pub fn short_hash(&self) -> u32 {
+        let mut hasher = sip::SipHasher13::new();
+        hasher.write(self.0.as_bytes());
+        let [.., a, b, c, d] = hasher.finish().to_be_bytes();
+        u32::from_be_bytes([a, b, c, d])
     }
 
     /// Text of the id.

@@ -96,6 +96,8 @@ error_reasons! {
     MessageTooLarge = (ResourceExhausted, "MESSAGE_TOO_LARGE");
     /// An xDS stream subscribes to too many resources.
     TooManyResources = (ResourceExhausted, "TOO_MANY_RESOURCES");
+    /// A client reports its load too often, or that of too many localities.
+    TooManyLoadReports = (ResourceExhausted, "TOO_MANY_LOAD_REPORTS");
     /// More services exist than one response can hold. `ListServices` returns them in pages.
     TooManyServices = (ResourceExhausted, "TOO_MANY_SERVICES");
     /// A limit on open calls and streams is reached.

@@ -16,6 +16,8 @@
 //! | `source` | the resources of this registry |
 //! | `request`, `frame` | requests and responses on the wire |
 //! | `stream` | one stream: reads requests, is woken by changes, writes responses |
+//! | `load_report` | calls in the load reports of clients (pure) |
+//! | `load_report_stream` | one stream of load reports |
 //! | `stream_list`, `client_status` | all open streams; their state for clients of CSDS |
 //! | `limitations` | the fields of a policy that a family of clients does not follow (pure) |
 //! | `policy_limitations` | the same for all connected clients, for operators |
@@ -37,6 +39,8 @@ mod error;
 mod explain;
 mod frame;
 mod limitations;
+mod load_report;
+mod load_report_stream;
 mod policy_limitations;
 mod policy_rollout;
 mod request;
@@ -67,8 +71,9 @@ use crate::{
     app::{ServerContext, UserAgent},
     pb::{
         codec::SmallBuffers,
-        envoy::service::discovery::v3::{
-            DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+        envoy::service::{
+            discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse},
+            load_stats::v3::{LoadStatsRequest, LoadStatsResponse},
         },
         server::{
             client_status_discovery_service_server::ClientStatusDiscoveryServiceServer,
@@ -80,6 +85,7 @@ use crate::{
 use client_status::ClientStatusApi;
 use error::XdsError;
 use explain::ExplainApi;
+use load_report_stream::LoadReportStream;
 use request::XdsRequest;
 use stream::AdsStream;
 use stream_list::XdsStreams;
@@ -90,6 +96,8 @@ pub(crate) const STATE_OF_THE_WORLD: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 /// Path of the delta protocol.
 pub(crate) const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+/// Path of the load reporting service.
+pub(crate) const LOAD_REPORTS: &str = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats";
 /// Paths of the client status discovery service.
 const CLIENT_STATUS: &str = "/envoy.service.status.v3.ClientStatusDiscoveryService/{*method}";
 /// Paths of the explanations.
@@ -120,6 +128,7 @@ impl XdsApi {
         Router::new()
             .route(STATE_OF_THE_WORLD, post(answer::<DiscoveryRequest, DiscoveryResponse>))
             .route(DELTA, post(answer::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>))
+            .route(LOAD_REPORTS, post(answer_load_reports))
             .with_state(Arc::clone(self))
             .route_service(EXPLANATIONS, explanations)
             .route_service(CLIENT_STATUS, ClientStatusDiscoveryServiceServer::new(ClientStatusApi(Arc::clone(self))))
@@ -154,7 +163,28 @@ fn open<Q: XdsRequest, A: prost::Message + 'static>(
     let (head, body) = request.into_parts();
     let connection = head.extensions.get::<Arc<Connection>>().ok_or(XdsError::NoConnection)?;
     let agent = UserAgent::new(user_agent(&head.headers));
-    let decoder = SmallBuffers::<A, Q>::default().decoder();
-    let requests = Streaming::new_request(decoder, body, None, Some(api.max_request_bytes()));
+    let requests = requests::<Q, A>(api, body);
     Ok(MessageBody::respond(connection, AdsStream::new(api, connection, agent, requests)))
+}
+
+/// Answers a call of `LoadReportingService`.
+async fn answer_load_reports(State(api): State<Arc<XdsApi>>, request: Request) -> Response<axum::body::Body> {
+    open_load_reports(&api, request).unwrap_or_else(Status::into_http::<Body>).map(axum::body::Body::new)
+}
+
+fn open_load_reports(api: &Arc<XdsApi>, request: Request) -> Result<Response<Body>, Status> {
+    let (head, body) = request.into_parts();
+    let connection = head.extensions.get::<Arc<Connection>>().ok_or(XdsError::NoConnection)?;
+    let requests = requests::<LoadStatsRequest, LoadStatsResponse>(api, body);
+    Ok(MessageBody::respond(connection, LoadReportStream::new(api, connection, requests)))
+}
+
+/// Returns the requests in the body of a call.
+fn requests<Q, A>(api: &XdsApi, body: axum::body::Body) -> Streaming<Q>
+where
+    Q: prost::Message + Default + 'static,
+    A: prost::Message + 'static,
+{
+    let decoder = SmallBuffers::<A, Q>::default().decoder();
+    Streaming::new_request(decoder, body, None, Some(api.max_request_bytes()))
 }

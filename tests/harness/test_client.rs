@@ -35,6 +35,8 @@ pub struct TestClient {
     pub xds: AggregatedDiscoveryServiceClient<Channel>,
     pub xds_status: ClientStatusDiscoveryServiceClient<Channel>,
     pub explain: XdsServiceClient<Channel>,
+    /// Connection, for other services.
+    pub channel: Channel,
 }
 
 impl TestClient {
@@ -55,7 +57,8 @@ impl TestClient {
             health: HealthClient::new(channel.clone()),
             xds: AggregatedDiscoveryServiceClient::new(channel.clone()),
             xds_status: ClientStatusDiscoveryServiceClient::new(channel.clone()),
-            explain: XdsServiceClient::new(channel),
+            explain: XdsServiceClient::new(channel.clone()),
+            channel,
         }
     }
 

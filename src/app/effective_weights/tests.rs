@@ -157,3 +157,34 @@ fn services_that_lose_their_instances_leave_no_state() {
     assert_eq!(Weak::strong_count(&weights), 0);
     assert!(weighed.weights.calculation.lock().services.is_empty());
 }
+
+#[test]
+fn errors_that_clients_report_reduce_the_weight_of_their_instance() {
+    let mut weighed = Weighed::new();
+    weighed.set_policy(service("web"), by_response_time());
+    for id in ["a", "b", "c"] {
+        weighed.register("web", id);
+    }
+    weighed.run(1);
+    let report = |weighed: &Weighed, errors| {
+        let calls = ["a", "b", "c"].map(|id| {
+            let hash = weighed.engine.registry().get(&name("web"), id).unwrap().instance.id.short_hash();
+            (hash, CallCounts { ended: 100, errors: if id == "c" { errors } else { 0 } })
+        });
+        weighed.weights.report_calls(&name("web"), &calls);
+        weighed.weights.report_calls(&name("other"), &calls);
+    };
+    for _ in 0..6 {
+        report(&weighed, 80);
+        weighed.run(10);
+    }
+    let configured = weighed.weight("web", "a").unwrap();
+    assert!(
+        weighed.weight("web", "c").unwrap() * 3 < configured * 2,
+        "{:?} of {configured}",
+        weighed.weight("web", "c")
+    );
+    weighed.set_policy(service("web"), PolicySettings::default());
+    weighed.run(1);
+    assert_eq!(weighed.weight("web", "c"), None);
+}

@@ -181,7 +181,7 @@ proptest! {
         let median = median(&mut times);
         let now = service.second * 1_000;
         for (load, ..) in &service.instances {
-            prop_assert!((load.factor - load.target(now, median)).abs() < 0.01);
+            prop_assert!((load.factor - load.target(now, Some(median))).abs() < 0.01);
         }
         let settled = service.run(100);
         prop_assert_eq!(settled, 0, "constant reports publish nothing more");
@@ -209,6 +209,78 @@ proptest! {
             }
             prop_assert!(service.published().iter().all(|factor| (0.1..=600.0).contains(factor)));
             prop_assert!(service.total() >= MIN_TOTAL - ROUNDING, "{}", service.total());
+        }
+    }
+}
+
+/// Runs instances that report nothing themselves, while clients report these numbers of calls and errors each second.
+fn run_with_client_calls(service: &mut Service, seconds: u64, calls: &[(u64, u64)]) {
+    for _ in 0..seconds {
+        service.second += 1;
+        let now = service.second * 1_000;
+        for ((load, ..), (ended, errors)) in service.instances.iter_mut().zip(calls) {
+            load.add_calls(now, CallCounts { ended: *ended, errors: *errors });
+        }
+        service.observe(now);
+    }
+}
+
+#[test]
+fn errors_in_reports_of_clients_reduce_the_weight_without_response_times() {
+    let mut service = Service::of_times(&[10, 10, 10]);
+    run_with_client_calls(&mut service, 120, &[(100, 0), (100, 2), (100, 40)]);
+    for (published, target) in service.published().iter().zip([1.0, 1.0, 0.6]) {
+        assert!((published - target).abs() < 0.2 * published, "{published} for {target}");
+    }
+    // Two instances with enough calls are too few.
+    run_with_client_calls(&mut service, 60, &[(0, 0), (100, 2), (100, 40)]);
+    assert_eq!(service.published(), [1.0; 3]);
+}
+
+#[test]
+fn few_calls_tell_no_error_rate() {
+    let mut service = Service::of_times(&[10, 10, 10]);
+    for _ in 0..12 {
+        run_with_client_calls(&mut service, 1, &[(100, 0), (100, 0), (3, 3)]);
+        run_with_client_calls(&mut service, 9, &[(0, 0); 3]);
+    }
+    assert_eq!(service.published(), [1.0; 3]);
+}
+
+#[test]
+fn error_rate_is_the_larger_of_those_of_the_instance_and_of_its_clients() {
+    let rate_of = |own: u64, clients: u64| {
+        let mut load = ReportedLoad::default();
+        load.add(1_000, &report(10, own));
+        load.add_calls(1_000, CallCounts { ended: 100, errors: clients });
+        1.0 - load.target(2_000, Some(0.01))
+    };
+    for (own, clients, expected) in
+        [(0, 0, 0.0), (20, 0, 0.2), (0, 30, 0.3), (20, 30, 0.3), (30, 20, 0.3), (90, 90, 0.5)]
+    {
+        assert!((rate_of(own, clients) - expected).abs() < 1e-9, "{own} and {clients}: {}", rate_of(own, clients));
+    }
+    let mut load = ReportedLoad::default();
+    load.add_calls(1_000, CallCounts { ended: 100, errors: 40 });
+    assert!((load.target(30_999, None) - 0.6).abs() < 1e-9);
+    assert!((load.target(31_000, None) - 1.0).abs() < 1e-9, "the report is too old");
+}
+
+proptest! {
+    #[test]
+    fn target_with_reports_of_clients_stays_in_its_bounds(
+        reports in proptest::collection::vec((0..40_000_u64, any::<u64>(), any::<u64>()), 1..50),
+        response_time in 0..100_000_u64,
+    ) {
+        let (mut load, mut now) = (ReportedLoad::default(), 0);
+        load.add(1, &report(response_time, 0));
+        for (gap, ended, errors) in reports {
+            now += gap;
+            load.add_calls(now, CallCounts { ended, errors });
+            for median in [None, Some(0.0), Some(0.05)] {
+                let target = load.target(now, median);
+                prop_assert!((0.25..=2.0).contains(&target), "{}", target);
+            }
         }
     }
 }

@@ -45,7 +45,11 @@ impl Service {
         let observed: Vec<_> = self
             .entries
             .values()
-            .map(|(entry, load)| ObservedInstance { instance: &entry.instance, load: *load })
+            .map(|(entry, load)| ObservedInstance {
+                instance: &entry.instance,
+                load: *load,
+                calls: CallCounts::default(),
+            })
             .collect();
         let conditions = WeightConditions { now, settings, adopts, next_version: self.versions + 1 };
         let update = self.state.update(conditions, &observed);

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    NoPreferenceReason, ZoneLayout, ZoneLayoutPhase, ZoneLayoutState, ZoneName, ZonePreference, ZoneSummary,
-    ZoneTargets, ZoneTerms,
+    DemandSource, NoPreferenceReason, ZoneLayout, ZoneLayoutPhase, ZoneLayoutState, ZoneName, ZonePreference,
+    ZoneSummary, ZoneTargets, ZoneTerms, demand::ZoneDemand,
 };
 use crate::model::Revision;
 
@@ -15,6 +15,17 @@ const MIN_INTERVAL: Duration = Duration::from_secs(5);
 const MAX_DEFINITIONS: usize = 4;
 /// Time after which the zones by an older policy are dropped unless a client with it is sent endpoints.
 const MAX_UNUSED: Duration = Duration::from_mins(5);
+
+/// Client of a cluster: its zone, and a number that no other client has.
+#[derive(Debug, Clone, Copy)]
+pub struct ReportingClient<'a> {
+    /// Name of the cluster.
+    pub cluster: &'a str,
+    /// Zone of the client.
+    pub zone: &'a Arc<ZoneName>,
+    /// Number of the client.
+    pub number: u64,
+}
 
 /// Zones of a service: the streams of their clients, and their layouts.
 #[derive(Debug, Default)]
@@ -39,10 +50,20 @@ pub struct ClusterQuery<'a> {
 /// Zones of a cluster.
 #[derive(Debug, Default)]
 struct ClusterZones {
-    /// Number of streams of the clients of each zone, at least 1.
-    streams: BTreeMap<Arc<ZoneName>, u64>,
+    /// Clients of each zone with at least one stream.
+    clients: BTreeMap<Arc<ZoneName>, ZoneClients>,
+    /// Reports of clients, while there are layouts.
+    demand: ZoneDemand,
     /// By the policies that define the cluster, the newest last.
     definitions: Vec<DefinedZones>,
+}
+
+/// Numbers of streams of the clients of a zone.
+#[derive(Debug, Clone, Copy, Default)]
+struct ZoneClients {
+    streams: u64,
+    /// Number of these streams whose clients report their load.
+    reporting: u64,
 }
 
 /// Zones of a cluster as one policy defines it.
@@ -67,6 +88,8 @@ pub type ZoneInstances = BTreeMap<Arc<ZoneName>, ZoneSummary>;
 pub struct ZoneReport {
     /// Zones with instances or clients, by name.
     pub zones: Vec<ReportedZone>,
+    /// Numbers from which the distribution of the demand is known.
+    pub source: DemandSource,
     /// Shares by the present numbers, or the reason for which all zones share the calls by capacity.
     pub preference: Result<ZonePreference, NoPreferenceReason>,
     /// Layout that the clients have, or that the first client will get.
@@ -92,7 +115,8 @@ impl ServiceZones {
     #[must_use]
     pub fn report(&self, query: ClusterQuery<'_>, instances: &ZoneInstances, now: Duration) -> ZoneReport {
         let known = self.clusters.get(query.cluster);
-        let mut zones = known.map_or_else(|| instances.clone(), |known| with_streams(instances, &known.streams));
+        let mut zones =
+            known.map_or_else(|| instances.clone(), |known| with_clients(instances, &known.clients, &known.demand));
         let definition = known.and_then(|known| known.definitions.iter().find(|one| one.policy == query.policy));
         let state = definition.and_then(|definition| definition.layouts.get(query.client)).map(|(state, _)| state);
         if query.client.is_named() {
@@ -107,32 +131,50 @@ impl ServiceZones {
             numbers: numbers.clone(),
             terms: targets.terms(name),
         });
-        ZoneReport { zones: reported.collect(), preference: targets.of(query.client), layout, phase }
+        let (zones, source) = (reported.collect(), targets.source());
+        ZoneReport { zones, source, preference: targets.of(query.client), layout, phase }
     }
 
-    /// Counts a stream of a client in this zone.
-    pub fn add_stream(&mut self, cluster: &str, zone: &Arc<ZoneName>) {
+    /// Counts a stream of a client in this zone. `reports`: the client reports its load.
+    pub fn add_stream(&mut self, cluster: &str, zone: &Arc<ZoneName>, reports: bool) {
         let found = match self.clusters.get_mut(cluster) {
             Some(found) => found,
             None => self.clusters.entry(cluster.into()).or_default(),
         };
-        *found.streams.entry(Arc::clone(zone)).or_default() += 1;
+        let clients = found.clients.entry(Arc::clone(zone)).or_default();
+        clients.streams += 1;
+        clients.reporting += u64::from(reports);
     }
 
     /// Ceases to count a stream of a client in this zone.
-    pub fn remove_stream(&mut self, cluster: &str, zone: &ZoneName) {
+    pub fn remove_stream(&mut self, cluster: &str, zone: &ZoneName, reports: bool) {
         let Some(found) = self.clusters.get_mut(cluster) else { return };
-        let Some(streams) = found.streams.get_mut(zone) else { return };
-        *streams -= 1;
-        if *streams > 0 {
+        let Some(clients) = found.clients.get_mut(zone) else { return };
+        clients.streams -= 1;
+        clients.reporting -= u64::from(reports);
+        if clients.streams > 0 {
             return;
         }
-        found.streams.remove(zone);
+        found.clients.remove(zone);
         for definition in &mut found.definitions {
             definition.layouts.remove(zone);
         }
-        if found.streams.is_empty() {
+        if found.clients.is_empty() {
             self.clusters.remove(cluster);
+        }
+    }
+
+    /// Takes in a report of a client: its requests per second since the report before. Returns whether the report counts: only clusters
+    /// with layouts need reports.
+    pub fn report_requests(&mut self, client: ReportingClient<'_>, rate: f64, now: Duration) -> bool {
+        let found = self.clusters.get_mut(client.cluster).filter(|found| found.with_layouts().is_some());
+        found.map(|found| found.demand.report(client.number, client.zone, rate, now)).is_some()
+    }
+
+    /// Forgets the reports of a client.
+    pub fn remove_reports(&mut self, client: ReportingClient<'_>) {
+        if let Some(found) = self.clusters.get_mut(client.cluster) {
+            found.demand.remove(client.number, client.zone);
         }
     }
 
@@ -150,17 +192,17 @@ impl ServiceZones {
         instances: &Arc<ZoneInstances>,
         now: Duration,
     ) -> Option<Arc<ZoneLayout>> {
-        let ClusterZones { streams, definitions } = self.clusters.get_mut(query.cluster)?;
+        let ClusterZones { clients, demand, definitions } = self.clusters.get_mut(query.cluster)?;
         let definition = defined(definitions, query.policy, now);
         if !Arc::ptr_eq(&definition.instances, instances) && definition.instances != *instances {
             definition.instances = Arc::clone(instances);
         }
         let has_instances = instances.get(query.client).is_some_and(|zone| zone.registered_weight > 0);
-        if !has_instances || !streams.contains_key(query.client) {
+        if !has_instances || !clients.contains_key(query.client) {
             definition.layouts.remove(query.client);
             return None;
         }
-        let zones = || with_streams(&definition.instances, streams);
+        let zones = || with_clients(&definition.instances, clients, demand);
         let (state, seen) = definition.layouts.entry(Arc::clone(query.client)).or_insert_with(|| {
             let state = ZoneLayoutState::new(query.client, &ZoneTargets::new(&zones()));
             (state, Arc::clone(&definition.instances))
@@ -190,15 +232,16 @@ impl ServiceZones {
 
     /// Brings all layouts up to date if the last change is long enough ago. Returns whether one has changed.
     pub fn update(&mut self, now: Duration) -> bool {
+        self.clusters.values_mut().for_each(|found| found.update_demand(now));
         if self.changed_at.is_some_and(|last| now.saturating_sub(last) < MIN_INTERVAL) {
             return false;
         }
         let mut changed = false;
-        for ClusterZones { streams, definitions } in self.clusters.values_mut() {
+        for ClusterZones { clients, demand, definitions } in self.clusters.values_mut() {
             let newest = definitions.last().map(|newest| newest.policy);
             definitions.retain(|one| Some(one.policy) == newest || now.saturating_sub(one.used_at) < MAX_UNUSED);
             for definition in definitions.iter_mut().filter(|definition| !definition.layouts.is_empty()) {
-                let zones = with_streams(&definition.instances, streams);
+                let zones = with_clients(&definition.instances, clients, demand);
                 let targets = ZoneTargets::new(&zones);
                 for (state, _) in definition.layouts.values_mut() {
                     changed |= state.update(&targets, now, true);
@@ -209,6 +252,22 @@ impl ServiceZones {
             self.changed_at = Some(now);
         }
         changed
+    }
+}
+
+impl ClusterZones {
+    /// Returns the newest definition with layouts.
+    fn with_layouts(&self) -> Option<&DefinedZones> {
+        self.definitions.iter().rfind(|definition| !definition.layouts.is_empty())
+    }
+
+    /// Brings the demand to this time.
+    fn update_demand(&mut self, now: Duration) {
+        let zones = self.with_layouts().map(|found| with_clients(&found.instances, &self.clients, &self.demand));
+        match zones {
+            Some(zones) => self.demand.update(&zones, now),
+            None => self.demand = ZoneDemand::default(),
+        }
     }
 }
 
@@ -229,11 +288,19 @@ fn defined(definitions: &mut Vec<DefinedZones>, policy: Revision, now: Duration)
     &mut definitions[at]
 }
 
-/// Adds the numbers of streams to those of the instances. Zones without instances have clients only.
-fn with_streams(instances: &ZoneInstances, streams: &BTreeMap<Arc<ZoneName>, u64>) -> ZoneInstances {
+/// Adds the numbers of the clients to those of the instances. Zones without instances have clients only.
+fn with_clients(
+    instances: &ZoneInstances,
+    clients: &BTreeMap<Arc<ZoneName>, ZoneClients>,
+    demand: &ZoneDemand,
+) -> ZoneInstances {
     let mut zones = instances.clone();
-    for (zone, streams) in streams {
-        zones.entry(Arc::clone(zone)).or_default().streams = *streams;
+    for (zone, clients) in clients {
+        let summary = zones.entry(Arc::clone(zone)).or_default();
+        (summary.streams, summary.reporting_streams) = (clients.streams, clients.reporting);
+    }
+    for (zone, summary) in &mut zones {
+        summary.request_rate = demand.request_rate(zone);
     }
     zones
 }

@@ -14,6 +14,7 @@ fn zone(region: &str, zone: &str, routable: u64, registered: u64, streams: u64) 
         registered_weight: registered,
         routable_instances: usize::try_from(routable).unwrap(),
         streams,
+        ..ZoneSummary::default()
     };
     (Arc::new(ZoneName::new(region, zone)), capacity)
 }
@@ -139,7 +140,7 @@ fn layouts_of_a_service_change_once_in_five_seconds_unless_a_zone_empties() {
     let mut service = ServiceZones::default();
     for _ in 0..50 {
         for zone in [&z1, &z2, &other] {
-            service.add_stream("web", zone);
+            service.add_stream("web", zone, false);
         }
     }
     let spill = |service: &mut ServiceZones, zone, instances: &Arc<Zones>, second| {
@@ -162,7 +163,7 @@ fn layouts_of_a_service_change_once_in_five_seconds_unless_a_zone_empties() {
     assert_eq!(spill(&mut service, &z2, &instances(3, 0), 6), None, "a zone has become empty");
     for _ in 0..50 {
         for zone in [&z1, &z2, &other] {
-            service.remove_stream("web", zone);
+            service.remove_stream("web", zone, false);
         }
     }
     assert!(service.is_empty());
@@ -175,8 +176,8 @@ fn clients_with_different_policies_have_layouts_of_their_own_instances() {
     let (z1, z2) = (Arc::new(name("z1")), Arc::new(name("z2")));
     let mut service = ServiceZones::default();
     for _ in 0..20 {
-        service.add_stream("web", &z1);
-        service.add_stream("web", &z2);
+        service.add_stream("web", &z1, false);
+        service.add_stream("web", &z2, false);
     }
     let (old, new) =
         ((query(&z1), instances(4, 4)), (ClusterQuery { policy: Revision(8), ..query(&z1) }, instances(2, 4)));
@@ -231,8 +232,8 @@ fn report_has_the_layout_of_the_clients_and_its_next_change() {
     }
 
     for _ in 0..20 {
-        service.add_stream("web", &z1);
-        service.add_stream("web", &z2);
+        service.add_stream("web", &z1, false);
+        service.add_stream("web", &z2, false);
     }
     let (half, whole) = (instances(2), instances(4));
     assert!(service.layout(query(&z1), &half, Duration::ZERO).is_some());
@@ -255,7 +256,8 @@ fn any_zones() -> impl Strategy<Value = Zones> {
         let capacity = |(number, (region, routable, lost, instances, streams))| {
             let routable_weight = if instances == 0 { 0 } else { routable };
             let registered_weight = routable + lost;
-            let capacity = ZoneSummary { routable_weight, registered_weight, routable_instances: instances, streams };
+            let (routable_instances, clients) = (instances, ZoneSummary { streams, ..ZoneSummary::default() });
+            let capacity = ZoneSummary { routable_weight, registered_weight, routable_instances, ..clients };
             (Arc::new(ZoneName::new(&format!("r{region}"), &format!("z{number}"))), capacity)
         };
         zones.into_iter().enumerate().map(capacity).collect()

@@ -36,10 +36,11 @@ const EXPENSIVE_CALLS: [&str; 7] = [
     "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus",
 ];
 /// Calls with a stream of requests, by the beginning of their paths. Their handlers return before the requests arrive.
-const STREAMING_CALLS: [&str; 4] = [
+const STREAMING_CALLS: [&str; 5] = [
     "/callboard.v1.RegistryService/KeepAlive",
     "/grpc.reflection.",
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/",
+    "/envoy.service.load_stats.v3.LoadReportingService/",
     "/envoy.service.status.v3.ClientStatusDiscoveryService/StreamClientStatus",
 ];
 /// Time within which a whole request must arrive.

@@ -25,13 +25,14 @@ use crate::{
 };
 
 /// Names of the process as a whole and of its own services.
-pub(super) const OWN_NAMES: [&str; 8] = [
+pub(super) const OWN_NAMES: [&str; 9] = [
     "",
     "callboard.v1.RegistryService",
     "callboard.v1.DiscoveryService",
     "callboard.v1.AdminService",
     "callboard.v1.XdsService",
     "envoy.service.discovery.v3.AggregatedDiscoveryService",
+    "envoy.service.load_stats.v3.LoadReportingService",
     "envoy.service.status.v3.ClientStatusDiscoveryService",
     "grpc.health.v1.Health",
 ];

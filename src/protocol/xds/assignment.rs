@@ -35,7 +35,7 @@ use crate::{
 };
 pub(super) use endpoint::{OmissionReason, XdsEndpoint};
 use locality::LocalityNaming;
-pub(super) use locality::{AssignedLocality, TierKind};
+pub(super) use locality::{AssignedLocality, TierKind, instance_hash};
 pub(super) use parts::AssignmentParts;
 pub(super) use priority::PlannedLocality;
 

@@ -34,6 +34,22 @@ pub(super) enum ClientLibrary {
     Unknown,
 }
 
+impl ClientLibrary {
+    /// Value of the label `library` in metrics.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Core => "core",
+            Self::Php => "php",
+            Self::Java => "java",
+            Self::Go => "go",
+            Self::Node => "node",
+            Self::Tonic => "tonic",
+            Self::Envoy => "envoy",
+            Self::Unknown => "other",
+        }
+    }
+}
+
 /// Part of a policy that only some clients follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum ClientFeature {
@@ -59,6 +75,8 @@ pub(super) enum ClientFeature {
     Priorities,
     /// `drop_overloads` of an assignment.
     Drops,
+    /// Reports of the load of a cluster whose `lrs_server` is `self`.
+    LoadReports,
 }
 
 /// Version of a library.
@@ -82,7 +100,7 @@ const ALL: Option<LibraryVersion> = Some(LibraryVersion { major: 0, minor: 0, pa
 const NEVER: Option<LibraryVersion> = None;
 
 impl ClientFeature {
-    const EACH: [Self; 11] = [
+    const EACH: [Self; 12] = [
         Self::StreamDuration,
         Self::Retries,
         Self::CircuitBreaker,
@@ -94,6 +112,7 @@ impl ClientFeature {
         Self::Localities,
         Self::Priorities,
         Self::Drops,
+        Self::LoadReports,
     ];
 
     /// Returns the first version of a library that has the feature without an environment variable. `None`: no version has it.
@@ -118,6 +137,8 @@ impl ClientFeature {
             // Before 1.48, grpc-go sends new endpoints to the priority in use only, and never returns to a higher one that was empty.
             Self::Priorities => [ALL, ALL, version(1, 48, 0), ALL, NEVER, ALL],
             Self::Localities | Self::Drops => [ALL, ALL, ALL, ALL, NEVER, ALL],
+            // Envoy reports its load where its own configuration says so. tonic-xds never does.
+            Self::LoadReports => [ALL, ALL, ALL, ALL, NEVER, NEVER],
         };
         match library {
             ClientLibrary::Php if self == Self::CircuitBreaker => NEVER,

@@ -17,7 +17,7 @@ use super::{
     route_resource::duration,
 };
 use crate::{
-    model::{EffectivePolicy, LoadBalancing, OutlierDetection},
+    model::{EffectivePolicy, LoadBalancing, OutlierDetection, WeightSource, ZoneMode},
     pb::envoy::{
         config::{
             cluster::v3::{
@@ -110,8 +110,9 @@ impl ClusterSettings {
             outlier: policy.outlier,
             // grpc-js takes a cluster that gains a field as unchanged.
             states_outlier: family.library() == ClientLibrary::Node,
-            // grpc-java counts requests only over connections that it made with a destination for load reports. It need not answer.
-            reports_load: family.library() == ClientLibrary::Java,
+            // grpc-java counts requests only over connections that it made with a destination for load reports.
+            reports_load: family.library() == ClientLibrary::Java
+                || family.has(ClientFeature::LoadReports) && needs_load_reports(policy),
         }
     }
 
@@ -152,6 +153,12 @@ impl ClusterSettings {
             lrs_server: self.reports_load.then(|| source(ConfigSourceSpecifier::Self_(SelfConfigSource {}))),
         }
     }
+}
+
+/// Returns whether the registry uses the load that clients report: their numbers of requests for the shares of zones, and their numbers of
+/// errors for weights.
+fn needs_load_reports(policy: &EffectivePolicy) -> bool {
+    policy.zone == ZoneMode::Prefer || policy.weights == WeightSource::ResponseTime
 }
 
 /// Returns the load balancing of a family: what is nearest to that of the policy. Fallbacks are within the list of endpoint policies, not

@@ -33,12 +33,18 @@ pub(super) enum XdsError {
     ResourceLimit(usize),
     /// Request with more than this number of bytes.
     #[error(
-        "the request is larger than {0} bytes: subscribe to fewer resources, or raise --max-message-size where the registry runs"
+        "the request is larger than {0} bytes: name fewer resources in it, or raise --max-message-size where the registry runs"
     )]
     TooLarge(usize),
     /// Request that is not a message of the protocol.
-    #[error("the request is not a message of xDS version 3 ({0}): use the files of envoy.service.discovery.v3")]
+    #[error("the request is not a message of xDS version 3 ({0}): use the files of version 3 of Envoy's API")]
     Malformed(String),
+    /// Load report of this number of clusters and localities, and the maximum.
+    #[error("{0} clusters and localities are too many for one load report: send at most {1}")]
+    TooManyLoads(usize, usize),
+    /// More load reports than one each second.
+    #[error("load reports arrive more than once a second: send them at the interval in the response of this stream")]
+    TooManyReports,
     /// Stream without a request.
     #[error("no request came within {}: send the first one at once", humantime::format_duration(*.0))]
     NoRequest(Duration),
@@ -77,6 +83,7 @@ impl From<XdsError> for Status {
                 ErrorReason::InvalidField
             }
             XdsError::TooManyResources(..) | XdsError::ResourceLimit(_) => ErrorReason::TooManyResources,
+            XdsError::TooManyLoads(..) | XdsError::TooManyReports => ErrorReason::TooManyLoadReports,
             XdsError::TooLarge(_) => ErrorReason::MessageTooLarge,
             XdsError::Malformed(_) => ErrorReason::MalformedMessage,
             XdsError::NoRequest(_) => ErrorReason::StreamTimeout,

@@ -6,7 +6,7 @@ use super::{
     XdsApi,
     assignment::EndpointLayout,
     assignment_view::AssignmentQuery,
-    client_family::ClientFamily,
+    client_family::{ClientFamily, ClientFeature},
     cluster_name::split_cluster_name,
     cluster_resource::cluster,
     request::NodeIdentity,
@@ -14,7 +14,7 @@ use super::{
     route_resource::{SelectedRoutes, listener, route},
     session::ResourceSource,
     stream_policies::StreamPolicies,
-    zone_layouts::ZoneLayouts,
+    zone_layouts::{ZoneLayouts, ZonedClient},
 };
 use crate::{
     app::{ServerContext, ViewValue},
@@ -42,6 +42,12 @@ impl ClientProfile {
     pub(super) fn of(node: &NodeIdentity) -> Self {
         let zone = ZoneName::new(&node.region, &node.zone);
         Self { family: ClientFamily::of(node), zone: zone.is_named().then(|| Arc::new(zone)) }
+    }
+
+    /// Returns the client with its zone. `None`: it has named none.
+    pub(super) fn zoned(&self) -> Option<ZonedClient> {
+        let reports = self.family.has(ClientFeature::LoadReports);
+        self.zone.clone().map(|zone| ZonedClient { zone, reports })
     }
 
     /// Returns the layout of the assignments that the client gets.

@@ -95,8 +95,8 @@ impl<Q: XdsRequest> AdsStream<Q> {
                 | ClientLibrary::Envoy
                 | ClientLibrary::Unknown => {}
             }
-            let zone = state.client.zone.clone();
-            state.zones.set_zone(zone);
+            let client = state.client.zoned();
+            state.zones.set_client(client);
             state.node = node;
         }
         let Some(kind) = ResourceType::of_url(&type_url) else {

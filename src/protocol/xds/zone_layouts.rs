@@ -1,14 +1,23 @@
 //! Zones of the clients of all streams, and the layouts that they get.
 //!
-//! A stream counts in each cluster whose endpoints it subscribes to, under the zone that its client has named.
+//! A stream counts in each cluster whose endpoints it subscribes to, under the zone that its client has named. The clients that report
+//! their load do so on streams of their own, which count under the zone that they name there.
 
-use std::{collections::BTreeSet, mem, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use dashmap::DashMap;
 
 use super::cluster_name::split_cluster_name;
 use crate::{
-    balancing::{ClusterQuery, ServiceZones, ZoneInstances, ZoneLayout, ZoneName, ZoneReport},
+    balancing::{ClusterQuery, ReportingClient, ServiceZones, ZoneInstances, ZoneLayout, ZoneName, ZoneReport},
     model::ServiceName,
 };
 
@@ -16,6 +25,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct ZoneLayouts {
     services: DashMap<Box<str>, ServiceZones>,
+    /// Number of streams of load reports so far.
+    report_streams: AtomicU64,
 }
 
 impl ZoneLayouts {
@@ -62,21 +73,30 @@ impl ZoneLayouts {
         changed
     }
 
-    fn add(&self, cluster: &str, zone: &Arc<ZoneName>) {
+    fn add(&self, cluster: &str, client: &ZonedClient) {
+        let ZonedClient { zone, reports } = client;
         let service = split_cluster_name(cluster).0;
         match self.services.get_mut(service) {
-            Some(mut found) => found.add_stream(cluster, zone),
-            None => self.services.entry(service.into()).or_default().add_stream(cluster, zone),
+            Some(mut found) => found.add_stream(cluster, zone, *reports),
+            None => self.services.entry(service.into()).or_default().add_stream(cluster, zone, *reports),
         }
     }
 
-    fn remove(&self, cluster: &str, zone: &ZoneName) {
+    fn remove(&self, cluster: &str, client: &ZonedClient) {
         let service = split_cluster_name(cluster).0;
         if let Some(mut found) = self.services.get_mut(service) {
-            found.remove_stream(cluster, zone);
+            found.remove_stream(cluster, &client.zone, client.reports);
         }
         self.services.remove_if(service, |_, found| found.is_empty());
     }
+}
+
+/// Client that has named its zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ZonedClient {
+    pub(super) zone: Arc<ZoneName>,
+    /// Set if the client reports its load.
+    pub(super) reports: bool,
 }
 
 /// Clusters of one stream, counted under the zone of its client. Dropping it ends that.
@@ -84,26 +104,26 @@ impl ZoneLayouts {
 pub(super) struct ZoneSubscriptions {
     layouts: Arc<ZoneLayouts>,
     /// `None`: the client has named no zone.
-    zone: Option<Arc<ZoneName>>,
+    client: Option<ZonedClient>,
     clusters: BTreeSet<Arc<str>>,
 }
 
 impl ZoneSubscriptions {
     /// Creates the subscriptions of a new stream.
     pub(super) fn new(layouts: &Arc<ZoneLayouts>) -> Self {
-        Self { layouts: Arc::clone(layouts), zone: None, clusters: BTreeSet::new() }
+        Self { layouts: Arc::clone(layouts), client: None, clusters: BTreeSet::new() }
     }
 
-    /// Sets the zone that the client names.
-    pub(super) fn set_zone(&mut self, zone: Option<Arc<ZoneName>>) {
-        if zone == self.zone {
+    /// Sets the client. `None`: it names no zone.
+    pub(super) fn set_client(&mut self, client: Option<ZonedClient>) {
+        if client == self.client {
             return;
         }
         let clusters = mem::take(&mut self.clusters);
         for cluster in &clusters {
             self.discount(cluster);
         }
-        self.zone = zone;
+        self.client = client;
         for cluster in clusters {
             self.add(&cluster);
         }
@@ -112,9 +132,9 @@ impl ZoneSubscriptions {
     /// Counts the stream in a cluster whose endpoints it subscribes to.
     pub(super) fn add(&mut self, cluster: &Arc<str>) {
         if self.clusters.insert(Arc::clone(cluster))
-            && let Some(zone) = &self.zone
+            && let Some(client) = &self.client
         {
-            self.layouts.add(cluster, zone);
+            self.layouts.add(cluster, client);
         }
     }
 
@@ -126,8 +146,8 @@ impl ZoneSubscriptions {
     }
 
     fn discount(&self, cluster: &str) {
-        if let Some(zone) = &self.zone {
-            self.layouts.remove(cluster, zone);
+        if let Some(client) = &self.client {
+            self.layouts.remove(cluster, client);
         }
     }
 }
@@ -136,6 +156,60 @@ impl Drop for ZoneSubscriptions {
     fn drop(&mut self) {
         for cluster in &self.clusters {
             self.discount(cluster);
+        }
+    }
+}
+
+/// Requests that one client reports, counted under its zone. Dropping it ends that.
+#[derive(Debug)]
+pub(super) struct ZoneLoadReports {
+    layouts: Arc<ZoneLayouts>,
+    zone: Arc<ZoneName>,
+    number: u64,
+    /// Clusters in which a report of the client counts.
+    clusters: BTreeSet<Box<str>>,
+}
+
+impl ZoneLoadReports {
+    /// Creates the reports of a client in this zone.
+    pub(super) fn new(layouts: &Arc<ZoneLayouts>, zone: Arc<ZoneName>) -> Self {
+        let number = layouts.report_streams.fetch_add(1, Ordering::Relaxed);
+        Self { layouts: Arc::clone(layouts), zone, number, clusters: BTreeSet::new() }
+    }
+
+    /// Takes in a report: the requests per second of each cluster that has any. The client made no requests to the others.
+    pub(super) fn report<'a>(&mut self, rates: impl Iterator<Item = (&'a str, f64)> + Clone, now: Duration) {
+        let reported: BTreeSet<_> = rates.clone().map(|(cluster, _)| cluster).collect();
+        let idle: Vec<_> = self.clusters.iter().filter(|cluster| !reported.contains(&***cluster)).cloned().collect();
+        for cluster in &idle {
+            if !self.add(cluster, 0.0, now) {
+                self.clusters.remove(cluster);
+            }
+        }
+        for (cluster, rate) in rates {
+            if self.add(cluster, rate, now) && !self.clusters.contains(cluster) {
+                self.clusters.insert(cluster.into());
+            }
+        }
+    }
+
+    /// Takes in the rate of a cluster. Returns whether it counts.
+    fn add(&self, cluster: &str, rate: f64, now: Duration) -> bool {
+        let service = self.layouts.services.get_mut(split_cluster_name(cluster).0);
+        service.is_some_and(|mut service| service.report_requests(self.client(cluster), rate, now))
+    }
+
+    fn client<'a>(&'a self, cluster: &'a str) -> ReportingClient<'a> {
+        ReportingClient { cluster, zone: &self.zone, number: self.number }
+    }
+}
+
+impl Drop for ZoneLoadReports {
+    fn drop(&mut self) {
+        for cluster in &self.clusters {
+            if let Some(mut service) = self.layouts.services.get_mut(split_cluster_name(cluster).0) {
+                service.remove_reports(self.client(cluster));
+            }
         }
     }
 }
@@ -154,7 +228,7 @@ mod tests {
                 routable_weight: routable,
                 registered_weight: 4,
                 routable_instances: 4,
-                streams: 0,
+                ..ZoneSummary::default()
             };
             Arc::new(ZoneInstances::from([(zone("z1"), capacity(one)), (zone("z2"), capacity(4))]))
         };
@@ -162,7 +236,8 @@ mod tests {
         let mut streams: Vec<_> = (0..20).map(|_| ZoneSubscriptions::new(&layouts)).collect();
         for (number, stream) in streams.iter_mut().enumerate() {
             stream.add(&cluster);
-            stream.set_zone(Some(zone(if number % 2 == 0 { "z1" } else { "z2" })));
+            let zone = zone(if number % 2 == 0 { "z1" } else { "z2" });
+            stream.set_client(Some(ZonedClient { zone, reports: false }));
         }
         let spill = |policy, one, now| {
             let now = Duration::from_secs(now);

@@ -9,7 +9,7 @@ use crate::{
         view::{or_dash, set},
     },
     pb::callboard::v1::{
-        ClusterDestination, DestinationPart, ExplainedCluster, ExplainedZone, ExplainedZones, ZonePhase,
+        ClusterDestination, DemandSource, DestinationPart, ExplainedCluster, ExplainedZone, ExplainedZones, ZonePhase,
     },
 };
 
@@ -39,6 +39,7 @@ pub(super) struct ExplainedZonesView {
     local_share: Option<f64>,
     capacity_per_demand: Option<f64>,
     overprovisioned: Option<f64>,
+    demand_source: Option<&'static str>,
     phase: &'static str,
     remaining: Option<String>,
     pub(super) zones: Vec<ExplainedZoneView>,
@@ -56,6 +57,7 @@ pub(super) struct ExplainedZoneView {
     local_share: Option<f64>,
     target_percent: f64,
     percent: f64,
+    requests_per_second: Option<f64>,
 }
 
 impl From<ExplainedCluster> for ExplainedClusterView {
@@ -104,6 +106,7 @@ impl From<ClusterDestination> for ClusterDestinationView {
 impl From<ExplainedZones> for ExplainedZonesView {
     fn from(zones: ExplainedZones) -> Self {
         let phase: ZonePhase = zones.phase();
+        let source: DemandSource = zones.demand_source();
         let name = phase.as_str_name();
         Self {
             phase: name.strip_prefix("ZONE_PHASE_").unwrap_or(name),
@@ -111,6 +114,11 @@ impl From<ExplainedZones> for ExplainedZonesView {
             local_share: zones.local_share,
             capacity_per_demand: zones.capacity_per_demand,
             overprovisioned: zones.overprovisioned,
+            demand_source: match source {
+                DemandSource::Unspecified => None,
+                DemandSource::Streams => Some("STREAMS"),
+                DemandSource::Requests => Some("REQUESTS"),
+            },
             remaining: shown(zones.remaining),
             zones: zones.zones.into_iter().map(ExplainedZoneView::from).collect(),
         }
@@ -132,7 +140,11 @@ impl ExplainedZonesView {
             (Some(reason), ..) => format!("{state}: {reason}"),
             (None, Some(local), Some(overprovisioned)) => {
                 let per_demand = self.capacity_per_demand.map(|term| format!("{term:.2}, ")).unwrap_or_default();
-                format!("local share L = min(1, {per_demand}{overprovisioned:.2}) = {local:.2}; {state}")
+                let source = match self.demand_source {
+                    Some("REQUESTS") => "; the demand D follows the requests that clients report",
+                    _ => "",
+                };
+                format!("local share L = min(1, {per_demand}{overprovisioned:.2}) = {local:.2}; {state}{source}")
             }
             (None, ..) => state,
         }
@@ -152,6 +164,7 @@ impl From<ExplainedZone> for ExplainedZoneView {
             local_share: zone.local_share,
             target_percent: zone.target_percent,
             percent: zone.percent,
+            requests_per_second: zone.requests_per_second,
         }
     }
 }
@@ -231,11 +244,13 @@ mod tests {
             overprovisioned: Some(0.7),
             phase: ZonePhase::SpillEnding.into(),
             remaining: Some(Duration { seconds: 12, nanos: 0 }),
+            demand_source: DemandSource::Requests.into(),
             zones: vec![ExplainedZone { zone: "z1".to_owned(), demand: Some(0.5), ..ExplainedZone::default() }],
             ..ExplainedZones::default()
         };
         let view = ExplainedZonesView::from(zones);
-        let text = "local share L = min(1, 0.67, 0.70) = 0.67; calls go to other zones for another 12s";
+        let text = "local share L = min(1, 0.67, 0.70) = 0.67; calls go to other zones for another 12s; the demand D follows the \
+                    requests that clients report";
         assert_eq!(view.text(), text);
         assert_eq!(view.zones[0].cells(), ["-/z1", "0", "0", "0", "0.50", "-", "0.0%", "0.0%"]);
         let alone = ExplainedZones { reason: "all instances are in one zone".to_owned(), ..ExplainedZones::default() };

@@ -4,14 +4,12 @@
 //! are in different localities, whose names tell the weight or the instance. The weight of a locality is the sum of those of its routable
 //! endpoints.
 
-use std::{collections::HashMap, hash::Hasher, sync::Arc};
-
-use siphasher::sip::SipHasher13;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{EffectiveWeight, XdsEndpoint};
 use crate::{
     balancing::ZoneName,
-    model::{Instance, InstanceId, Locality},
+    model::{Instance, Locality},
 };
 
 /// Hundredths in a unit of a configured weight.
@@ -117,7 +115,7 @@ impl<'a> LocalityKey<'a> {
         let weight = instance.effective_weight().get();
         let (sub_zone, class) = match naming {
             LocalityNaming::Weight => (sub_zone, LocalityClass::Weight(weight)),
-            LocalityNaming::Instance => (sub_zone, LocalityClass::Instance(short_hash(&instance.id))),
+            LocalityNaming::Instance => (sub_zone, LocalityClass::Instance(instance.id.short_hash())),
             LocalityNaming::WeightClass => {
                 (sub_zone, LocalityClass::WeightClass(weight, weight_class(weight, effective)))
             }
@@ -194,10 +192,10 @@ fn weight_class(configured: u16, effective: u64) -> usize {
     CLASS_BOUNDS.iter().filter(|bound| ratio <= **bound).count()
 }
 
-/// Returns 32 bits of the hash of an instance's id. They are the same in every process.
-fn short_hash(id: &InstanceId) -> u32 {
-    let mut hasher = SipHasher13::new();
-    hasher.write(id.as_str().as_bytes());
-    let [.., a, b, c, d] = hasher.finish().to_be_bytes();
-    u32::from_be_bytes([a, b, c, d])
+/// Returns the hash of the instance that has the locality with this sub-zone for itself. `None`: the locality is another one.
+pub(in crate::protocol::xds) fn instance_hash(sub_zone: &str) -> Option<u32> {
+    let own = sub_zone.strip_suffix("~@").unwrap_or(sub_zone);
+    let (_, hash) = own.rsplit_once('~')?;
+    let is_hash = hash.len() == 8 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    u32::from_str_radix(hash, 16).ok().filter(|_| is_hash)
 }

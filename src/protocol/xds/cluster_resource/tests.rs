@@ -126,6 +126,27 @@ fn java_always_has_the_destination_for_load_reports_that_limits_require() {
 }
 
 #[test]
+fn grpc_reports_load_where_the_policy_uses_it() {
+    let zones = EffectivePolicy { zone: ZoneMode::Prefer, ..EffectivePolicy::default() };
+    let weights = EffectivePolicy { weights: WeightSource::ResponseTime, ..EffectivePolicy::default() };
+    for (agent, version, reports) in [
+        ("gRPC Go", "1.85.0", true),
+        ("gRPC Java", "1.85.1", true),
+        ("gRPC Node Pure JS", "1.14.1", true),
+        ("gRPC C-core linux Python", "C-core 58.0.0 Python 1.85.1", true),
+        ("gRPC Rust tonic-xds", "0.1.0-alpha.4", false),
+        ("envoy", "", false),
+        ("my client", "1.0", false),
+    ] {
+        for policy in [&zones, &weights] {
+            assert_eq!(of(policy, agent, version).lrs_server.is_some(), reports, "{agent}");
+        }
+        let is_java = agent == "gRPC Java";
+        assert_eq!(of(&EffectivePolicy::default(), agent, version).lrs_server.is_some(), is_java, "{agent}");
+    }
+}
+
+#[test]
 fn node_has_outlier_detection_that_is_off() {
     let policy = EffectivePolicy::default();
     assert_eq!(of(&policy, "gRPC Go", "1.85.0").outlier_detection, None);

@@ -2,7 +2,7 @@
 
 use super::super::route_resource::duration;
 use crate::{
-    balancing::{NoPreferenceReason, ReportedZone, ZoneLayoutPhase, ZoneReport},
+    balancing::{DemandSource, NoPreferenceReason, ReportedZone, ZoneLayoutPhase, ZoneReport},
     pb::callboard::v1 as pb,
 };
 
@@ -16,7 +16,13 @@ pub(super) fn explained_zones(report: &ZoneReport) -> pb::ExplainedZones {
         ZoneLayoutPhase::Spilling => (pb::ZonePhase::Spilling, None),
         ZoneLayoutPhase::SpillEnding(remaining) => (pb::ZonePhase::SpillEnding, Some(remaining)),
     };
+    let source = match report.source {
+        DemandSource::Unknown => pb::DemandSource::Unspecified,
+        DemandSource::Streams => pb::DemandSource::Streams,
+        DemandSource::Requests => pb::DemandSource::Requests,
+    };
     pb::ExplainedZones {
+        demand_source: source.into(),
         reason: report.preference.as_ref().err().copied().map(reason).unwrap_or_default().to_owned(),
         local_share: local.map(|local| local.share),
         capacity_per_demand: local.and_then(|local| local.capacity_per_demand),
@@ -60,5 +66,12 @@ fn explained_zone(zone: &ReportedZone, report: &ZoneReport) -> pb::ExplainedZone
         local_share: terms.and_then(|terms| terms.local).map(|local| local.share),
         target_percent: target * 100.0,
         percent,
+        requests_per_second: numbers.request_rate.map(per_second),
     }
+}
+
+/// Converts a number of requests in 1,000 seconds.
+#[expect(clippy::cast_precision_loss, reason = "a rate needs no more precision")]
+fn per_second(requests: u64) -> f64 {
+    requests as f64 / 1_000.0
 }

@@ -3,7 +3,7 @@
 import time
 
 from backends import Backend
-from clients import UPDATE_TIMEOUT, Client, Counts
+from clients import CLIENT_TYPES, UPDATE_TIMEOUT, Client, Counts
 from fixture import check
 from load_reports import LoadReports
 from policy import SETTLE, check_no_failures, check_number, method_of, prepare, set_policy, tolerance
@@ -18,6 +18,7 @@ RATE = 100  # calls a second of each client, so that instances get enough calls 
 ROUND_ROBIN = Difference("The client has no least request, and uses round robin.")
 NO_RING = Difference("The client has no ring hash (C-core before 1.53 would crash), and balances as without it.")
 RECONNECTS = Difference("The client connects anew to all instances at each change of weights, and gets one in 10 seconds.")
+NO_REPORTS = Difference("The client reports no load.")
 
 
 def balancers(world: World) -> None:
@@ -273,3 +274,40 @@ def response_time(world: World) -> None:
     world.fleet.each(lambda client: client.stop_without_failures() and None)
     for backend in backends:
         backend.delay(0)
+
+
+LIBRARIES = ("core", "java", "go", "node")
+REPORT_TIMEOUT = 25.0  # limit in seconds for the reports of all calls: two intervals, and some time
+
+
+def reported_loads(world: World) -> None:
+    """Clients report the calls that they make. Their numbers at the registry become those that the clients count."""
+    prepare(world, FOUR, weights="response_time")
+    made: dict[str, int] = {}
+
+    def reported(library: str) -> float:
+        return world.memory.metric(f'callboard_xds_reported_requests_total{{library="{library}"}}')
+
+    # Clients that start with the policy report their calls from the first one on.
+    world.fleet.end_all()
+    before = {library: reported(library) for library in LIBRARIES}
+    with world.other_fleet("xds:///payments") as fleet:
+
+        def call(client: Client) -> str | Difference:
+            counts = client.call(world.number(2_000, 400), 8)
+            check_no_failures(counts)
+            if client.type.load_reports is None:
+                return NO_REPORTS
+            made[client.name] = counts.total
+            return f"{counts.total} calls"
+
+        fleet.each(call)
+        for library in LIBRARIES:
+            names = [name for name in made if CLIENT_TYPES[name].load_reports == library]
+            expected = sum(made[name] for name in names)
+            deadline = time.monotonic() + REPORT_TIMEOUT
+            while (found := reported(library) - before[library]) < expected and time.monotonic() < deadline:
+                time.sleep(0.2)
+            for name in names:
+                if found != expected:
+                    world.results[name].failure = f"{', '.join(names)} made {expected} calls, and reported {found:.0f}"

@@ -33,6 +33,7 @@ class ClientType:
     """A program in clients/, and its known differences."""
 
     bootstrap: str  # argument of `callboard xds bootstrap --for`; start.py of Envoy takes the registry from it
+    load_reports: str | None = None  # library in metrics of load reports; None: the client reports no load
     keeps_last_backends: bool = False  # goes on calling the last backends of a service that has none left
     flat: bool = False  # calls all instances of the best priority alike: ignores weights, and has no ring hash
     least_request: bool = False
@@ -50,14 +51,14 @@ class ClientType:
 
 
 CLIENT_TYPES = {
-    "go": ClientType("go", least_request=True, tls=TlsSupport.MUTUAL),
-    "go-old": ClientType("go", status_without_backends="DEADLINE_EXCEEDED"),
-    "python": ClientType("python", late_timeouts=True, tls=TlsSupport.MUTUAL),
-    "python-old": ClientType("python", late_timeouts=True, ring_hash=False, reads_in_calls=True),
-    "java": ClientType("java", keeps_last_backends=True, least_request=True, tls=TlsSupport.SERVER),
-    "node": ClientType("node", reconnects=True),
-    "ruby": ClientType("ruby", late_timeouts=True, ring_hash=False),
-    "cpp": ClientType("cpp", late_timeouts=True, ring_hash=False),
+    "go": ClientType("go", load_reports="go", least_request=True, tls=TlsSupport.MUTUAL),
+    "go-old": ClientType("go", load_reports="go", status_without_backends="DEADLINE_EXCEEDED"),
+    "python": ClientType("python", load_reports="core", late_timeouts=True, tls=TlsSupport.MUTUAL),
+    "python-old": ClientType("python", load_reports="core", late_timeouts=True, ring_hash=False, reads_in_calls=True),
+    "java": ClientType("java", load_reports="java", keeps_last_backends=True, least_request=True, tls=TlsSupport.SERVER),
+    "node": ClientType("node", load_reports="node", reconnects=True),
+    "ruby": ClientType("ruby", load_reports="core", late_timeouts=True, ring_hash=False),
+    "cpp": ClientType("cpp", load_reports="core", late_timeouts=True, ring_hash=False),
     "rust": ClientType(
         "rust",
         flat=True,
@@ -70,8 +71,8 @@ CLIENT_TYPES = {
         status_without_backends="DEADLINE_EXCEEDED",
         tls=TlsSupport.MUTUAL,
     ),
-    "go-1.44": ClientType("go", status_without_backends="DEADLINE_EXCEEDED"),
-    "node-1.14.0": ClientType("node", reconnects=True),
+    "go-1.44": ClientType("go", load_reports="go", status_without_backends="DEADLINE_EXCEEDED"),
+    "node-1.14.0": ClientType("node", load_reports="node", reconnects=True),
     "envoy": ClientType("go", least_request=True, max_streams=1_024, tls=TlsSupport.MUTUAL),
     "envoy-delta": ClientType("go", least_request=True, max_streams=1_024, tls=TlsSupport.MUTUAL),
 }

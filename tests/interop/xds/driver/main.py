@@ -67,6 +67,7 @@ BALANCING = {
     "slow start": balancing.slow_start,
     "response time": balancing.response_time,
     "zones": availability.zones,
+    "load reports": balancing.reported_loads,
 }
 OLDER_NAMES = ("go-1.44", "node-1.14.0")
 # The older clients run only these: they take what the registry sends to their versions.

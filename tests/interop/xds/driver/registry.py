@@ -4,6 +4,7 @@ import contextlib
 import json
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,13 @@ class Registry:
     def xds_streams(self) -> int:
         """Returns the number of open xDS streams."""
         return sum(client["protocol"] == "xds" for client in json.loads(self.command("clients", "--output", "json")))
+
+    def metric(self, sample: str) -> float:
+        """Returns the value of a sample, named with its labels as in the text format."""
+        with urllib.request.urlopen(f"http://{self._server.http}/metrics", timeout=10) as page:
+            values = [line.split()[-1] for line in page.read().decode().splitlines() if line.startswith(f"{sample} ")]
+        check(len(values) == 1, f"{len(values)} samples {sample}")
+        return float(values[0])
 
     def log(self) -> str:
         return self._server.log()
