@@ -118,7 +118,7 @@ async fn explained_zones(client: &TestClient, zone: &str) -> ExplainedZones {
     answer.zones.unwrap()
 }
 
-/// Returns the weights of the zones in an assignment of `web`: `z1 10000`.
+/// Returns the weights of the zones in an assignment of `web`, as far as they are in the first priority: `z1 4`.
 fn zone_weights(localities: &[String]) -> Vec<String> {
     let first = localities.iter().filter(|line| !line.contains(" P1"));
     let weight = |line: &String| {
@@ -142,7 +142,7 @@ async fn requests_decide_the_shares_of_zones_while_clients_report_them() {
             let mut ads = AdsClient::open_node(&client, StateOfTheWorld, node(zone)).await;
             ads.subscribe(Eds, &["web"]);
             let localities = ads.accepted(Eds).await.localities("web");
-            assert_eq!(zone_weights(&localities), [format!("{zone} 10000")]);
+            assert_eq!(zone_weights(&localities), [format!("{zone} 4")]);
             streams.push(ads);
         }
     }
@@ -160,7 +160,7 @@ async fn requests_decide_the_shares_of_zones_while_clients_report_them() {
     tokio::select! {
         () = &mut reports => {}
         response = streams[0].accepted(Eds) => {
-            assert_eq!(zone_weights(&response.localities("web")), ["z1 6667", "z2 3333"]);
+            assert_eq!(zone_weights(&response.localities("web")), ["z1 6667000", "z2 3333000"]);
         }
     }
     let explained = explained_zones(&client, "z1").await;
