@@ -91,7 +91,9 @@ impl BalancingState {
             Selector::Prefix(_) | Selector::Everything => {
                 // Services that have lost their instances are no longer in the registry.
                 let sent: Vec<_> = self.sent.keys().cloned().collect();
-                sent.iter().for_each(|name| self.check(context, name));
+                for name in &sent {
+                    self.check(context, name);
+                }
                 let services = context.engine.registry().each_service().map(|summary| summary.name);
                 services.filter(|name| selector.includes(name)).for_each(|name| self.check(context, &name));
             }
