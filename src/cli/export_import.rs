@@ -79,6 +79,7 @@ fn write(args: &ExportArgs) -> anyhow::Result<()> {
             args.data_dir.display()
         );
     }
+    warn_of_skipped(&found);
     anstream::eprintln!("exported {}", contents(&found));
     Ok(())
 }
@@ -100,8 +101,16 @@ fn read(args: &ImportArgs) -> anyhow::Result<()> {
     let exported = disk::export::read(BufReader::new(input), report).with_context(|| source(args.file.as_deref()))?;
     progress.finish_and_clear();
     disk::import(&args.data_dir, &exported, Clock::new(0).now())?;
+    warn_of_skipped(&exported);
     anstream::eprintln!("imported {} into {}", contents(&exported), args.data_dir.display());
     Ok(())
+}
+
+/// Warns of the earlier revisions of policies that this version cannot use.
+fn warn_of_skipped(records: &disk::LoadedRecords) {
+    for skipped in records.skipped_revisions() {
+        anstream::eprintln!("warning: {skipped}");
+    }
 }
 
 /// Returns the numbers of instances and policies; the latter only if there are some.

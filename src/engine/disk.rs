@@ -68,7 +68,7 @@ pub use error::StoreError;
 pub use load::{LoadedRecords, RecordKey, UnreadableRecord};
 pub use record::{
     DecodeError, StoredInstance, StoredLease,
-    policy::{MAX_POLICY_BYTES, StoredPolicy, validate_policy_size},
+    policy::{MAX_POLICY_BYTES, SkippedRevision, StoredPolicy, validate_policy_size},
 };
 pub use store::{RecordChange, Store};
 
@@ -149,13 +149,15 @@ impl Disk {
         let DiskDependencies { clock, listener, metrics, .. } = dependencies;
         let now = clock.now();
         let registry = Arc::new(Registry::new(store.incarnation(), store.revision(), now, listener));
+        log_skipped(store.path(), loaded.skipped_revisions());
         let mut guard = registry.order();
         for stored in loaded.instances {
             let lease = stored.restore_lease(now.lease);
             guard.restore(stored.instance, lease);
         }
+        guard.restore_forgotten_policies(loaded.forgotten_policies);
         for stored in &loaded.policies {
-            guard.restore_policy(&stored.scope, &stored.revisions);
+            guard.restore_policy(&stored.scope, &stored.revisions, stored.unknown_until());
         }
         drop(guard);
         log_unreadable(store.path(), &loaded.unreadable);
@@ -226,6 +228,23 @@ fn log_unreadable(path: &Path, unreadable: &[UnreadableRecord]) {
         tracing::error!(
             records,
             "only {MAX_NAMED_RECORDS} of the records that cannot be used are named: `callboard export` names all"
+        );
+    }
+}
+
+/// Logs the earlier revisions of policies that this version cannot use.
+fn log_skipped<'a>(path: &Path, mut skipped: impl Iterator<Item = &'a SkippedRevision>) {
+    for skipped in skipped.by_ref().take(MAX_NAMED_RECORDS) {
+        tracing::warn!(
+            "{skipped}: the present policy is in effect, and the revision leaves {} when the policy is set again",
+            path.display()
+        );
+    }
+    let more = skipped.count();
+    if more > 0 {
+        tracing::warn!(
+            more,
+            "further revisions of policies are left out of their history: `callboard export` names them"
         );
     }
 }

@@ -16,7 +16,8 @@ pub(super) fn run(input: &[u8]) {
     if let Ok(stored) = decode_policy("web", input) {
         let (bytes, _) = signer.encode_policy("web", &stored.revisions);
         let Ok((message, _)) = signer.verify_policy("web", &bytes) else { panic!("{stored:?} fails verification") };
-        assert_eq!(decode_policy("web", message), Ok(stored));
+        let Ok(again) = decode_policy("web", message) else { panic!("{stored:?} is encoded wrongly") };
+        assert_eq!((again.scope, again.revisions), (stored.scope, stored.revisions));
     }
     let Ok(stored) = decode("web", "a", input) else { return };
     let (bytes, tag) = signer.encode_instance(&stored.instance, stored.lease);

@@ -113,9 +113,16 @@ impl WriteGuard<'_> {
         }
     }
 
-    /// Restores a policy and its revisions as an earlier process had them. For engines that load a store, before the first reader.
-    pub fn restore_policy(&mut self, scope: &PolicyScope, revisions: &[Arc<PolicyRevision>]) {
-        self.registry.policies.restore(scope, revisions);
+    /// Restores a policy and its revisions as an earlier process had them. `unknown_until`: the last revision of the registry at which the
+    /// policy is not known. For engines that load a store, before the first reader.
+    pub fn restore_policy(&mut self, scope: &PolicyScope, revisions: &[Arc<PolicyRevision>], unknown_until: Revision) {
+        self.registry.policies.restore(scope, revisions, unknown_until);
+    }
+
+    /// Restores the revision of the newest change that made an earlier process forget scopes of policies. For engines that load a store,
+    /// before [`Self::restore_policy`].
+    pub fn restore_forgotten_policies(&mut self, forgotten: Revision) {
+        self.registry.policies.restore_forgotten(forgotten);
     }
 
     /// Returns the lease that an entry gets, with `terms` granted if there are any. A lease with the id of the present one is

@@ -8,9 +8,13 @@
 //! |---|---|
 //! | `decide` | decisions: expected revision, conflicts, number of policies |
 //! | `fallback` | the graph of fallbacks: cycles, depth, dependents |
+//! | `policy_set` | validation of policies that are set together |
+//! | `scope_policy` | the last revisions of one scope |
 
 mod decide;
 mod fallback;
+mod policy_set;
+mod scope_policy;
 
 #[cfg(test)]
 mod tests;
@@ -18,7 +22,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::Bound,
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 use crate::{
@@ -26,8 +30,10 @@ use crate::{
     sync::RwLock,
 };
 use fallback::{FallbackGraph, MAX_FALLBACK_DEPTH};
+use scope_policy::ScopePolicy;
 
-pub use decide::{PolicyDecision, ProposedPolicy, validate_policies};
+pub use decide::{PolicyDecision, ProposedPolicy};
+pub use policy_set::validate_policies;
 
 /// Maximum number of scopes whose policies and revisions are kept.
 pub const MAX_POLICIES: usize = 10_000;
@@ -68,8 +74,8 @@ pub struct PolicyChange {
     pub scope: PolicyScope,
     /// Revisions that are kept, the newest, which is the change, last.
     pub revisions: Vec<Arc<PolicyRevision>>,
-    /// Scope without a policy whose revisions are forgotten, because there are too many scopes.
-    pub forgotten: Option<PolicyScope>,
+    /// Scopes without a policy whose revisions are forgotten, because there are too many scopes.
+    pub forgotten: Vec<PolicyScope>,
 }
 
 impl PolicyChange {
@@ -160,42 +166,9 @@ struct Policies {
     changes: VecDeque<(Revision, PolicyScope)>,
     /// Revision up to which changes are not in `changes`.
     compacted: Revision,
-}
-
-/// Policy of one scope.
-#[derive(Debug, Default)]
-struct ScopePolicy {
-    /// Last revisions, the newest, which is present, last.
-    revisions: VecDeque<Arc<PolicyRevision>>,
-    /// Effective policy of the service, made by the first reader after a change.
-    effective: OnceLock<Arc<EffectivePolicy>>,
-}
-
-impl ScopePolicy {
-    fn newest(&self) -> Option<&Arc<PolicyRevision>> {
-        self.revisions.back()
-    }
-
-    /// Returns the present policy. `None`: there is none.
-    fn policy(&self) -> Option<&ServicePolicy> {
-        self.newest().map(|newest| &newest.policy).filter(|policy| !policy.is_empty())
-    }
-
-    fn revision(&self) -> Revision {
-        self.newest().map_or(Revision::default(), |newest| newest.revision)
-    }
-}
-
-/// The revision of a policy is no longer kept.
-struct ForgottenRevision;
-
-impl ScopePolicy {
-    /// Returns the policy that was in effect at a revision of the registry. `None`: there was none.
-    fn at(&self, revision: Revision) -> Result<Option<Arc<PolicyRevision>>, ForgottenRevision> {
-        let found = self.revisions.iter().rev().find(|one| one.revision <= revision).cloned();
-        let knows_all = found.is_some() || self.revisions.len() < MAX_POLICY_REVISIONS;
-        if knows_all { Ok(found) } else { Err(ForgottenRevision) }
-    }
+    /// Revision of the newest change that made the table forget scopes. 0: none did. The effective policy of a service without revisions
+    /// has no lower revision, so that it never has one again that it had before with another policy.
+    forgotten: Revision,
 }
 
 impl PolicyTable {
@@ -223,9 +196,16 @@ impl PolicyTable {
     #[must_use]
     pub fn effective_at(&self, service: &ServiceName, revision: Revision) -> Option<Arc<EffectivePolicy>> {
         let policies = self.0.read();
-        let own = policies.services.get(service).map_or(Ok(None), |own| own.at(revision)).ok()?;
+        let own = match policies.services.get(service) {
+            Some(own) => own.at(revision).ok()?,
+            None if revision < policies.forgotten => return None,
+            None => None,
+        };
         let defaults = policies.defaults.at(revision).ok()?;
-        let newest = own.iter().chain(&defaults).map(|one| one.revision).max().unwrap_or_default();
+        let without_own =
+            if own.is_none() && policies.forgotten <= revision { policies.forgotten } else { Revision(0) };
+        let revisions = own.iter().chain(&defaults).map(|one| one.revision);
+        let newest = revisions.max().unwrap_or_default().max(without_own);
         let policy = |one: &Option<Arc<PolicyRevision>>| one.as_ref().map(|one| one.policy.clone());
         Some(Arc::new(EffectivePolicy::merge(policy(&own).as_ref(), policy(&defaults).as_ref(), newest)))
     }
@@ -324,18 +304,33 @@ impl PolicyTable {
         decide::decide(&self.0.read(), command)
     }
 
+    /// Returns the error of each of these policies that would be invalid if all of them were set. Changes nothing.
+    #[must_use]
+    pub fn validate_together(
+        &self,
+        proposed: &BTreeMap<PolicyScope, ServicePolicy>,
+    ) -> BTreeMap<PolicyScope, PolicyError> {
+        policy_set::validate_together(&self.0.read(), proposed)
+    }
+
     /// Applies a change.
     pub(super) fn apply(&self, change: &PolicyChange) {
         let mut policies = self.0.write();
-        if let Some(PolicyScope::Service(forgotten)) = &change.forgotten {
-            policies.services.remove(forgotten);
+        if !change.forgotten.is_empty() {
+            for scope in &change.forgotten {
+                if let PolicyScope::Service(service) = scope {
+                    policies.services.remove(service);
+                }
+            }
+            policies.forget(change.newest().map_or(Revision(0), |newest| newest.revision));
         }
         policies.replace(&change.scope, &change.revisions);
         let revision = policies.newest;
-        // A forgotten policy is effective as another object.
-        for scope in change.forgotten.iter().chain([&change.scope]) {
-            policies.changes.push_back((revision, scope.clone()));
+        // All services without a policy have another effective policy once scopes are forgotten, as after a change of the defaults.
+        if !change.forgotten.is_empty() {
+            policies.changes.push_back((revision, PolicyScope::Defaults));
         }
+        policies.changes.push_back((revision, change.scope.clone()));
         while policies.changes.len() > MAX_KNOWN_CHANGES
             && let Some((revision, _)) = policies.changes.pop_front()
         {
@@ -343,10 +338,21 @@ impl PolicyTable {
         }
     }
 
-    /// Sets the revisions of a scope, the newest last, as an earlier process had them.
-    pub(super) fn restore(&self, scope: &PolicyScope, revisions: &[Arc<PolicyRevision>]) {
+    /// Sets the revisions of a scope, the newest last, as an earlier process had them. `unknown_until`: the last revision of the
+    /// registry at which the policy of the scope is not known.
+    pub(super) fn restore(&self, scope: &PolicyScope, revisions: &[Arc<PolicyRevision>], unknown_until: Revision) {
         let mut policies = self.0.write();
         policies.replace(scope, revisions);
+        if let Some(restored) = policies.of_mut(scope) {
+            restored.set_unknown_until(unknown_until);
+        }
+        policies.compacted = policies.newest;
+    }
+
+    /// Sets the revision of the newest change that made an earlier process forget scopes.
+    pub(super) fn restore_forgotten(&self, forgotten: Revision) {
+        let mut policies = self.0.write();
+        policies.forget(forgotten);
         policies.compacted = policies.newest;
     }
 }
@@ -359,29 +365,53 @@ impl Policies {
         }
     }
 
+    /// Iterates over the policies that are not empty.
+    fn scopes(&self) -> impl Iterator<Item = (PolicyScope, &ServicePolicy)> {
+        let defaults = self.defaults.policy().map(|policy| (PolicyScope::Defaults, policy));
+        let services = self.services.iter();
+        let services = services.filter_map(|(name, known)| Some((PolicyScope::Service(name.clone()), known.policy()?)));
+        defaults.into_iter().chain(services)
+    }
+
+    fn of_mut(&mut self, scope: &PolicyScope) -> Option<&mut ScopePolicy> {
+        match scope {
+            PolicyScope::Defaults => Some(&mut self.defaults),
+            PolicyScope::Service(service) => self.services.get_mut(service),
+        }
+    }
+
     fn effective(&self, service: &ServiceName) -> Arc<EffectivePolicy> {
         let Some(own) = self.services.get(service) else { return Arc::clone(&self.common) };
-        let merge = || {
-            let revision = own.revision().max(self.defaults.revision());
-            Arc::new(EffectivePolicy::merge(own.policy(), self.defaults.policy(), revision))
-        };
-        Arc::clone(own.effective.get_or_init(merge))
+        own.effective(&self.defaults)
+    }
+
+    /// Sets the revision of a change that makes the table forget scopes.
+    fn forget(&mut self, at: Revision) {
+        self.forgotten = self.forgotten.max(at);
+        self.newest = self.newest.max(at);
+        self.set_common();
+    }
+
+    fn set_common(&mut self) {
+        let revision = self.defaults.revision().max(self.forgotten);
+        self.common = Arc::new(EffectivePolicy::merge(None, self.defaults.policy(), revision));
     }
 
     /// Sets the revisions of a scope, the newest last.
     fn replace(&mut self, scope: &PolicyScope, revisions: &[Arc<PolicyRevision>]) {
-        let changed = ScopePolicy { revisions: revisions.iter().cloned().collect(), effective: OnceLock::new() };
+        // Of a scope that is not known, the revisions may have been forgotten.
+        let unknown_until =
+            self.of(scope).map_or(Revision(self.forgotten.0.saturating_sub(1)), ScopePolicy::unknown_until);
+        let changed = ScopePolicy::new(revisions, unknown_until);
         let was_present = self.of(scope).is_some_and(|known| known.policy().is_some());
         self.present += usize::from(changed.policy().is_some());
         self.present -= usize::from(was_present);
         self.newest = self.newest.max(changed.revision());
         match scope {
             PolicyScope::Defaults => {
-                self.common = Arc::new(EffectivePolicy::merge(None, changed.policy(), changed.revision()));
                 self.defaults = changed;
-                for known in self.services.values_mut() {
-                    known.effective = OnceLock::new();
-                }
+                self.set_common();
+                self.services.values_mut().for_each(ScopePolicy::defaults_changed);
             }
             PolicyScope::Service(service) => {
                 let fallback = changed.policy().map(|policy| &*policy.fallback).unwrap_or_default();

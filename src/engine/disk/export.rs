@@ -5,7 +5,7 @@
 //! version 1, which versions that know no policies can import. The export contains everything that a restart would load, including saved check states and lease ids. Lease ids are secrets: they
 //! authorize writes to the registrations.
 //!
-//! An import validates each value as a registration does.
+//! An import validates each value as a registration does. Only earlier revisions of a policy may be invalid: they are skipped.
 
 mod line;
 mod policy_line;

@@ -37,6 +37,9 @@ pub struct StoreHeader {
     /// Exclusive or of the tags of all records of policies.
     #[prost(uint64, tag = "10")]
     pub policy_digest: u64,
+    /// Revision of the newest transaction that removed records of policies. 0: none did.
+    #[prost(uint64, tag = "11")]
+    pub forgotten_policies: u64,
 }
 
 impl StoreHeader {

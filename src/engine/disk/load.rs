@@ -13,7 +13,10 @@ use redb::ReadableTable;
 
 use super::{
     header::StoreHeader,
-    record::{self, DecodeError, RecordSigner, StoredInstance, policy::StoredPolicy},
+    record::{
+        self, DecodeError, RecordSigner, StoredInstance,
+        policy::{SkippedRevision, StoredPolicy},
+    },
 };
 use crate::{
     engine::{CheckKey, SavedCheck},
@@ -29,6 +32,8 @@ pub struct LoadedRecords {
     pub check_states: Vec<(CheckKey, SavedCheck)>,
     /// All policies, the defaults first, then by service.
     pub policies: Vec<StoredPolicy>,
+    /// Revision of the newest change that made the registry forget policies which were removed. 0: none did.
+    pub forgotten_policies: Revision,
     /// Records that this version cannot use.
     pub unreadable: Vec<UnreadableRecord>,
     /// Newest revision.
@@ -37,6 +42,13 @@ pub struct LoadedRecords {
     pub unclean: bool,
     /// True if acknowledged changes may be missing: the store was relaxed and was not closed.
     pub lossy: bool,
+}
+
+impl LoadedRecords {
+    /// Earlier revisions of policies that this version cannot use.
+    pub fn skipped_revisions(&self) -> impl Iterator<Item = &SkippedRevision> {
+        self.policies.iter().flat_map(|stored| &stored.skipped)
+    }
 }
 
 /// Key of the record of an instance or of a policy.

@@ -85,7 +85,7 @@ pub enum DecodeError {
     /// The bytes are not a Protocol Buffers message of a record.
     #[error("the bytes are not a valid message")]
     Message,
-    /// A field has a value that no version of the registry has accepted.
+    /// A field has a value that this version does not accept.
     #[error("{0}")]
     Field(#[from] FieldError),
     /// The id of a lease or of a boot has a wrong length.

@@ -183,6 +183,7 @@ impl Store {
             revision: Revision(header.revision),
             unclean: header.open,
             lossy: header.open && header.relaxed,
+            forgotten_policies: Revision(header.forgotten_policies),
             ..LoadedRecords::default()
         };
         let tables = read_tables(&transaction, signer, &header, &mut loaded).map_err(|error| match error {

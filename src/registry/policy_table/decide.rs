@@ -10,6 +10,9 @@ use crate::model::{
     Caller, EffectivePolicy, FieldError, PolicyScope, Revision, ServiceName, ServicePolicy, UnixMillis,
 };
 
+/// Maximum number of scopes that one change forgets.
+const MAX_FORGOTTEN: usize = MAX_POLICIES / 10;
+
 /// Decision about a command.
 #[derive(Debug)]
 pub enum PolicyDecision {
@@ -26,7 +29,7 @@ pub struct ProposedPolicy {
     policy: ServicePolicy,
     /// Earlier revisions that are kept, the newest last.
     earlier: Vec<Arc<PolicyRevision>>,
-    forgotten: Option<PolicyScope>,
+    forgotten: Vec<PolicyScope>,
 }
 
 impl ProposedPolicy {
@@ -83,46 +86,28 @@ fn validate_defaults(present: &Policies, defaults: &ServicePolicy) -> Result<(),
     Ok(())
 }
 
-fn conflict_with(service: &ServiceName, error: &FieldError) -> FieldError {
+pub(super) fn conflict_with(service: &ServiceName, error: &FieldError) -> FieldError {
     let problem = format!("would make the policy of service {:?} invalid ({error})", service.as_str());
     FieldError::without_value(error.field.clone(), problem, "change the policy of this service first")
 }
 
-fn merge(service: Option<&ServicePolicy>, defaults: Option<&ServicePolicy>) -> EffectivePolicy {
+pub(super) fn merge(service: Option<&ServicePolicy>, defaults: Option<&ServicePolicy>) -> EffectivePolicy {
     EffectivePolicy::merge(service, defaults, Revision::default())
 }
 
-/// Returns the scope to forget so that a new one fits: the one whose policy was removed first. `None`: it fits.
-fn make_place(present: &Policies, scope: &PolicyScope) -> Result<Option<PolicyScope>, PolicyError> {
-    let PolicyScope::Service(service) = scope else { return Ok(None) };
+/// Returns the scopes to forget so that a new one fits: those whose policies were removed first. They are up to
+/// [`MAX_FORGOTTEN`], because each time the effective policies of all services without one get a new revision.
+fn make_place(present: &Policies, scope: &PolicyScope) -> Result<Vec<PolicyScope>, PolicyError> {
+    let PolicyScope::Service(service) = scope else { return Ok(Vec::new()) };
     // The defaults count as one, whether they are set or not.
     if present.services.contains_key(service) || present.services.len() + 1 < MAX_POLICIES {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let removed = present.services.iter().filter(|(_, known)| known.policy().is_none());
-    let oldest = removed.min_by_key(|(_, known)| known.revision());
-    oldest.map(|(name, _)| Some(PolicyScope::Service(name.clone()))).ok_or(PolicyError::TooMany)
-}
-
-/// Verifies policies that were not decided one by one: those of an export. Each comes with its revisions, the newest last.
-///
-/// # Errors
-///
-/// When a policy conflicts with the others.
-pub fn validate_policies<'a>(
-    policies: impl Iterator<Item = (&'a PolicyScope, &'a [Arc<PolicyRevision>])>,
-) -> Result<(), (PolicyScope, FieldError)> {
-    let mut all = Policies::default();
-    for (scope, revisions) in policies {
-        all.replace(scope, revisions);
+    let mut removed: Vec<_> = removed.map(|(name, known)| (known.revision(), name)).collect();
+    if removed.is_empty() {
+        return Err(PolicyError::TooMany);
     }
-    let defaults = all.defaults.policy();
-    merge(None, defaults).validate().map_err(|error| (PolicyScope::Defaults, error))?;
-    for (service, known) in &all.services {
-        let Some(policy) = known.policy() else { continue };
-        let valid = merge(Some(policy), defaults).validate();
-        let valid = valid.and_then(|()| all.fallbacks.validate(service, &policy.fallback));
-        valid.map_err(|error| (PolicyScope::Service(service.clone()), error))?;
-    }
-    Ok(())
+    removed.sort_unstable();
+    Ok(removed.into_iter().take(MAX_FORGOTTEN).map(|(_, name)| PolicyScope::Service(name.clone())).collect())
 }

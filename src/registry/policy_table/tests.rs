@@ -232,19 +232,59 @@ fn conflict_between_a_service_and_the_defaults_is_rejected_from_either_side() {
     assert!(error.contains("service \"keyed\"") && error.contains("hash_header"), "{error}");
 }
 
-#[test]
-fn policy_beyond_the_limit_takes_the_place_of_the_oldest_removed_one() {
+/// Table with as many scopes as fit, whose policies are present.
+fn full_table() -> PolicyTable {
     let table = PolicyTable::default();
     for number in 1..MAX_POLICIES {
         set(&table, service(&format!("s{number}")), with_timeout(1));
     }
+    table
+}
+
+#[test]
+fn policy_beyond_the_limit_takes_the_place_of_the_oldest_removed_ones() {
+    let table = full_table();
     assert_eq!(execute(&table, command(service("more"), with_timeout(1))).unwrap_err(), PolicyError::TooMany);
-    set(&table, service("s7"), ServicePolicy::default());
-    set(&table, service("s3"), ServicePolicy::default());
+    for number in (1..=1_001).rev() {
+        set(&table, service(&format!("s{number}")), ServicePolicy::default());
+    }
     set(&table, service("more"), with_timeout(1));
-    assert!(table.revisions(&service("s7")).is_empty() && table.revisions(&service("s3")).len() == 2);
+    assert!(table.revisions(&service("s1001")).is_empty() && table.revisions(&service("s2")).is_empty());
+    assert_eq!(table.revisions(&service("s1")).len(), 2, "it was removed last");
     set(&table, PolicyScope::Defaults, with_timeout(2));
-    assert_eq!(table.len(), MAX_POLICIES - 1);
+    assert_eq!(table.len(), MAX_POLICIES - 1_000);
+}
+
+#[test]
+fn effective_revision_never_stands_for_two_policies_when_scopes_are_forgotten() {
+    let table = full_table();
+    let (s7, never_set) = (name("s7"), name("never-set"));
+    let defaults = set(&table, PolicyScope::Defaults, with_lb(LoadBalancing::LeastRequest));
+    let with_policy = table.effective(&s7);
+    assert_eq!((with_policy.revision, with_policy.timeout), (defaults, Duration::from_secs(1)));
+    let unset = table.effective(&never_set);
+    let removed = set(&table, service("s7"), ServicePolicy::default());
+    let without_policy = table.effective(&s7);
+    let forgotten = set(&table, service("more"), with_timeout(1));
+    assert!(table.revisions(&service("s7")).is_empty());
+
+    let after = table.effective(&s7);
+    assert!(after.revision >= removed, "{} repeats an earlier revision", after.revision);
+    assert_eq!(EffectivePolicy { revision: removed, ..(*after).clone() }, *without_policy);
+    assert!(table.effective(&never_set).revision >= unset.revision);
+    // The table does not know which policy the service had before.
+    assert!(table.effective_at(&s7, defaults).is_none() && table.effective_at(&s7, removed).is_none());
+    assert_eq!(table.effective_at(&s7, forgotten), Some(after));
+    set(&table, service("s8"), ServicePolicy::default());
+    let again = set(&table, service("s7"), with_timeout(9));
+    assert!(table.effective_at(&s7, removed).is_none(), "also once it has revisions again");
+    assert_eq!(table.effective_at(&s7, again), Some(table.effective(&s7)));
+
+    let restarted = PolicyTable::default();
+    restarted.restore_forgotten(forgotten);
+    restarted.restore(&PolicyScope::Defaults, &[table.newest(&PolicyScope::Defaults).unwrap()], Revision(0));
+    assert_eq!(restarted.effective(&name("s8")).revision, forgotten, "not that of the defaults");
+    assert!(restarted.effective_at(&s7, defaults).is_none());
 }
 
 #[test]
@@ -275,6 +315,6 @@ fn changes_of_long_ago_may_concern_all_services() {
 
     let restored = PolicyTable::default();
     let revisions: Vec<_> = table.revisions(&service("web")).into_iter().rev().collect();
-    restored.restore(&service("web"), &revisions);
+    restored.restore(&service("web"), &revisions, Revision(0));
     assert_eq!(restored.changes_since(Revision(0)).services, None, "it was changed by an earlier process");
 }

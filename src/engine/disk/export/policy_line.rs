@@ -5,11 +5,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{
-    super::record::policy::{RecordCaller, StoredPolicy, parse_policy_key, policy_key, validate_policy_size},
+    super::record::policy::{
+        RecordCaller, SkippedRevision, StoredPolicy, parse_policy_key, policy_key, validate_policy_size,
+    },
     line::{parse_time, time_text},
 };
 use crate::{
-    model::{FieldError, PolicyDocument, Revision, ServicePolicy},
+    model::{FieldError, PolicyDocument, PolicyScope, Revision, ServicePolicy},
     registry::{MAX_POLICY_REVISIONS, PolicyRevision},
 };
 
@@ -56,33 +58,47 @@ impl PolicyLine {
         }
     }
 
-    /// Decodes the policy.
-    pub fn into_stored(self) -> Result<StoredPolicy, FieldError> {
+    /// Decodes the policy. Earlier revisions whose policies are invalid are skipped.
+    pub fn into_stored(mut self) -> Result<StoredPolicy, FieldError> {
         let scope = parse_policy_key(&self.policy_of)?;
         if self.revisions.is_empty() || self.revisions.len() > MAX_POLICY_REVISIONS {
             let problem = format!("has {} entries", self.revisions.len());
             let hint = format!("leave 1 to {MAX_POLICY_REVISIONS} revisions");
             return Err(FieldError::without_value("revisions", problem, hint));
         }
-        let mut revisions: Vec<Arc<PolicyRevision>> = Vec::with_capacity(self.revisions.len());
-        for (at, line) in self.revisions.into_iter().enumerate() {
+        let newest = self.revisions.len() - 1;
+        let (mut revisions, mut skipped, mut before) = (Vec::with_capacity(newest + 1), Vec::new(), None);
+        for (at, line) in self.revisions.drain(..).enumerate() {
             let place = format!("revisions[{at}]");
-            let revision = line.into_revision(&scope).map_err(|error| error.within(&place))?;
-            if revisions.last().is_some_and(|before| before.revision >= revision.revision) {
-                let text = revision.revision.to_string();
+            let revision = Revision(line.revision);
+            if before.replace(revision).is_some_and(|before| before >= revision) {
                 let hint = "leave the revisions in their order, the newest last";
-                return Err(FieldError::new("revision", &text, "is not above the one before", hint).within(&place));
+                let error = FieldError::new("revision", &revision.to_string(), "is not above the one before", hint);
+                return Err(error.within(&place));
             }
-            revisions.push(Arc::new(revision));
+            match line.policy(&scope).map_err(|error| error.within(&place)) {
+                Ok(policy) => {
+                    let revision = line.into_revision(policy).map_err(|error| error.within(&place))?;
+                    revisions.push(Arc::new(revision));
+                }
+                Err(error) if at == newest => return Err(error),
+                Err(error) => {
+                    skipped.push(SkippedRevision { scope: scope.clone(), revision, error: error.into() });
+                }
+            }
         }
-        Ok(StoredPolicy { scope, revisions })
+        Ok(StoredPolicy { scope, revisions, skipped })
     }
 }
 
 impl RevisionLine {
-    fn into_revision(self, scope: &crate::model::PolicyScope) -> Result<PolicyRevision, FieldError> {
+    fn policy(&self, scope: &PolicyScope) -> Result<ServicePolicy, FieldError> {
         let policy = ServicePolicy::from_document(scope, &self.policy).map_err(|error| error.within("policy"))?;
         validate_policy_size(&policy)?;
+        Ok(policy)
+    }
+
+    fn into_revision(self, policy: ServicePolicy) -> Result<PolicyRevision, FieldError> {
         Ok(PolicyRevision {
             revision: Revision(self.revision),
             time: parse_time(&self.time).map_err(|error| error.with_field("time"))?,

@@ -1,6 +1,6 @@
 //! Protocol Buffers message of a policy with its last revisions, and their lines in an export.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,36 @@ pub struct StoredPolicy {
     pub scope: PolicyScope,
     /// Revisions, the newest, which is present, last.
     pub revisions: Vec<Arc<PolicyRevision>>,
+    /// Earlier revisions that this version cannot use, the newest last.
+    pub skipped: Vec<SkippedRevision>,
+}
+
+impl StoredPolicy {
+    /// Last revision of the registry at which the policy was one of those that this version cannot use. 0: there are none.
+    #[must_use]
+    pub fn unknown_until(&self) -> Revision {
+        let Some(newest) = self.skipped.iter().map(|skipped| skipped.revision).max() else { return Revision(0) };
+        let next = self.revisions.iter().map(|kept| kept.revision).find(|kept| *kept > newest);
+        next.map_or(newest, |next| Revision(next.0 - 1))
+    }
+}
+
+/// Earlier revision of a policy that this version cannot use: its rules have become stricter. The policy is used without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkippedRevision {
+    /// Services that the policy holds for.
+    pub scope: PolicyScope,
+    /// Position in the one order of all changes.
+    pub revision: Revision,
+    /// Reason, with the value.
+    pub error: DecodeError,
+}
+
+impl fmt::Display for SkippedRevision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { scope, revision, error } = self;
+        write!(f, "revision {revision} of the policy of {scope} is left out of its history: {error}")
+    }
 }
 
 /// Returns the key of a policy: the service, or nothing for the defaults.
@@ -111,27 +141,36 @@ impl PolicyRecord {
         Self { revisions: revisions.iter().map(revision).collect() }
     }
 
-    /// Decodes the policy under a key.
+    /// Decodes the policy under a key. Earlier revisions that are invalid are skipped.
     ///
     /// # Errors
     ///
-    /// When a value is invalid.
-    pub fn into_stored(self, key: &str) -> Result<StoredPolicy, DecodeError> {
+    /// When the present policy is invalid.
+    pub fn into_stored(mut self, key: &str) -> Result<StoredPolicy, DecodeError> {
         let scope = parse_policy_key(key)?;
-        let revision = |record: PolicyRevisionRecord| {
-            let document = serde_json::from_str(&record.document).map_err(|_| DecodeError::Message)?;
-            Ok(Arc::new(PolicyRevision {
-                revision: Revision(record.revision),
-                time: UnixMillis(record.time_ms),
-                caller: record.caller.unwrap_or_default().into_caller()?,
-                policy: ServicePolicy::from_document(&scope, &document)?,
-            }))
-        };
-        let revisions = self.revisions.into_iter().map(revision).collect::<Result<Vec<_>, DecodeError>>()?;
-        if revisions.is_empty() {
-            return Err(DecodeError::Message);
+        let present = self.revisions.pop().ok_or(DecodeError::Message)?.into_revision(&scope)?;
+        let (mut revisions, mut skipped) = (Vec::with_capacity(self.revisions.len() + 1), Vec::new());
+        for record in self.revisions {
+            let revision = Revision(record.revision);
+            match record.into_revision(&scope) {
+                Ok(decoded) => revisions.push(decoded),
+                Err(error) => skipped.push(SkippedRevision { scope: scope.clone(), revision, error }),
+            }
         }
-        Ok(StoredPolicy { scope, revisions })
+        revisions.push(present);
+        Ok(StoredPolicy { scope, revisions, skipped })
+    }
+}
+
+impl PolicyRevisionRecord {
+    fn into_revision(self, scope: &PolicyScope) -> Result<Arc<PolicyRevision>, DecodeError> {
+        let document = serde_json::from_str(&self.document).map_err(|_| DecodeError::Message)?;
+        Ok(Arc::new(PolicyRevision {
+            revision: Revision(self.revision),
+            time: UnixMillis(self.time_ms),
+            caller: self.caller.unwrap_or_default().into_caller()?,
+            policy: ServicePolicy::from_document(scope, &document)?,
+        }))
     }
 }
 

@@ -102,6 +102,9 @@ pub fn write<'a>(
                         None => policies.insert(transaction.open_table(POLICIES)?),
                     };
                     let key = policy_key(scope);
+                    if revisions.is_empty() {
+                        header.forgotten_policies = header.revision;
+                    }
                     let after = (!revisions.is_empty()).then(|| signer.encode_policy(key, revisions));
                     let before = match &after {
                         Some((bytes, _)) => policies.insert(key, bytes.as_slice())?,

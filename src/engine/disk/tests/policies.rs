@@ -1,18 +1,19 @@
-//! Policies through restarts, kills, exports, damage and earlier formats.
+//! Policies through restarts, kills, exports and earlier formats.
 
-use redb::{Database, ReadableTable as _, TableDefinition};
+mod records;
+
+use redb::{Database, TableDefinition};
 
 use super::{
     backend::{self, load},
     *,
 };
 use crate::{
-    engine::disk::{export, header::StoreHeader, record::RecordSigner},
+    engine::disk::export,
     model::{PolicyScope, ServicePolicy},
     registry::{PolicyCommand, PolicyError, PolicyOutcome, PolicyRevision},
 };
 
-const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 /// Returns the scope of a service; of the defaults for an empty name.
@@ -164,111 +165,6 @@ fn policy_whose_caller_no_longer_waits_is_set_and_wakes_readers() {
     assert_eq!(Store::read(directory.path()).unwrap().policies.len(), 2);
 }
 
-/// Returns the bytes of a closed store with an instance, the defaults, and policies of `a` and `b`.
-fn closed() -> Vec<u8> {
-    let (backend, store) = backend::store();
-    let disk = Disk::start(store, LoadedRecords::default(), Durability::Durable, dependencies(), never_fails());
-    let disk = disk.unwrap();
-    register_instance(&disk, "web", "a", 1);
-    set(&disk, "", &timeout(1));
-    set(&disk, "a", &timeout(2));
-    set(&disk, "b", &timeout(3));
-    disk.close();
-    backend.synced()
-}
-
-/// Changes the table of policies in these bytes.
-fn change(bytes: Vec<u8>, change: impl FnOnce(&mut redb::Table<'_, &'static str, &'static [u8]>)) -> Vec<u8> {
-    let disk = backend::FaultyDisk::holding(bytes);
-    let database = Database::builder().create_with_backend(disk.clone()).unwrap();
-    let transaction = database.begin_write().unwrap();
-    change(&mut transaction.open_table(POLICIES).unwrap());
-    transaction.commit().unwrap();
-    drop(database);
-    disk.synced()
-}
-
-#[test]
-fn store_whose_policies_were_changed_from_outside_is_rejected() {
-    let removed = change(closed(), |table| drop(table.remove("a").unwrap()));
-    let moved = change(closed(), |table| {
-        let taken = table.remove("a").unwrap().unwrap().value().to_vec();
-        table.insert("c", taken.as_slice()).unwrap();
-    });
-    let older = change(closed(), |table| {
-        let mut bytes = table.get("a").unwrap().unwrap().value().to_vec();
-        bytes[3] ^= 1;
-        table.insert("a", bytes.as_slice()).unwrap();
-    });
-    let reasons =
-        ["it has 2 policies that are not the 3 written", "the policy of service \"c\"", "the policy of service \"a\""];
-    for (bytes, reason) in [removed, moved, older].into_iter().zip(reasons) {
-        let error = load(bytes).unwrap_err().to_string();
-        assert!(error.contains("is damaged") && error.contains(reason), "{error}");
-    }
-    let disk = backend::FaultyDisk::holding(closed());
-    let database = Database::builder().create_with_backend(disk.clone()).unwrap();
-    let transaction = database.begin_write().unwrap();
-    transaction.delete_table(POLICIES).unwrap();
-    transaction.commit().unwrap();
-    drop(database);
-    let error = load(disk.synced()).unwrap_err().to_string();
-    assert!(error.contains("it has no table of policies"), "{error}");
-}
-
-/// Returns these bytes with a message as the record of the policy of `a`, and a valid tag.
-fn with_message(bytes: Vec<u8>, message: &[u8]) -> Vec<u8> {
-    let disk = backend::FaultyDisk::holding(bytes);
-    let database = Database::builder().create_with_backend(disk.clone()).unwrap();
-    let transaction = database.begin_write().unwrap();
-    {
-        let mut meta = transaction.open_table(META).unwrap();
-        let key = u128::from_be_bytes(meta.get("key").unwrap().unwrap().value().try_into().unwrap());
-        let signer = RecordSigner::new(key);
-        let tag = signer.tag("a", "a policy", message);
-        let mut table = transaction.open_table(POLICIES).unwrap();
-        let bytes = [message, &tag.to_be_bytes()].concat();
-        let before = table.insert("a", bytes.as_slice()).unwrap().unwrap();
-        let before = crate::engine::disk::record::unverified_tag(before.value()).unwrap();
-        let state = meta.get("state").unwrap().unwrap().value().to_vec();
-        let mut header = StoreHeader::verify(&state, signer).unwrap();
-        header.count_policy(Some(before), Some(tag));
-        meta.insert("state", header.sign(signer).as_slice()).unwrap();
-    }
-    transaction.commit().unwrap();
-    drop(database);
-    disk.synced()
-}
-
-/// Message with one revision, whose document has a field that no version knows.
-const UNKNOWN_FIELD: &[u8] = b"\x0a\x0b\x22\x09{\"lc\":\"x\"}";
-
-#[test]
-fn unreadable_policy_stays_in_the_store_until_the_policy_is_set_again() {
-    for message in [UNKNOWN_FIELD, &[0xff, 0xff], &[]] {
-        let bytes = with_message(closed(), message);
-        let (_, found) = load(bytes.clone()).unwrap();
-        let unreadable: Vec<_> = found.unreadable.iter().map(ToString::to_string).collect();
-        assert_eq!((found.policies.len(), found.instances.len(), unreadable.len()), (2, 1, 1));
-        assert!(unreadable[0].starts_with("the policy of service \"a\" cannot be used: "), "{unreadable:?}");
-
-        let backend = backend::FaultyDisk::holding(bytes);
-        let (store, found) = Store::load_from(backend.clone(), "disk".into(), tempfile::tempfile().unwrap()).unwrap();
-        let metrics = Metrics::new();
-        let dependencies = DiskDependencies { metrics: metrics.store.clone(), ..dependencies() };
-        let disk = Disk::start(store, found, Durability::Durable, dependencies, never_fails()).unwrap();
-        set(&disk, "b", &timeout(9));
-        let (_, found) = load(backend.synced()).unwrap();
-        assert_eq!((found.policies.len(), found.unreadable.len()), (2, 1), "the record is kept");
-        assert!(metrics.to_text().contains("callboard_store_unreadable_records 1"));
-        set(&disk, "a", &timeout(9));
-        assert!(metrics.to_text().contains("callboard_store_unreadable_records 0"));
-        disk.close();
-        let (_, found) = load(backend.synced()).unwrap();
-        assert_eq!((found.policies.len(), found.unreadable.len()), (3, 0));
-    }
-}
-
 fn format(directory: &Path) -> u32 {
     let database = Database::open(directory.join("registry.redb")).unwrap();
     let transaction = redb::ReadableDatabase::begin_read(&database).unwrap();
@@ -385,6 +281,51 @@ fn export_with_invalid_policies_is_rejected_with_the_reason() {
 }
 
 #[test]
+fn import_skips_earlier_revisions_that_are_invalid_and_keeps_the_present_policy() {
+    let revision = |revision: u64, document: &str| {
+        format!(
+            "{{\"revision\":{revision},\"time\":\"2026-01-31T12:00:00Z\",\"caller\":{{\"kind\":\"in_process\"}},\
+             \"policy\":{document}}}"
+        )
+    };
+    let header = "{\"callboard_export\":2,\"revision\":9,\"instances\":0,\"policies\":1}";
+    let read = |revisions: [&str; 3]| {
+        let line = format!("{header}\n{{\"policy_of\":\"a\",\"revisions\":[{}]}}", revisions.join(","));
+        export::read(line.as_bytes(), |_| {})
+    };
+    let (valid, invalid) = (|at| revision(at, &timeout(at)), |at| revision(at, "{\"timeout\":\"soon\"}"));
+    let records = read([&valid(2), &invalid(4), &valid(7)]).unwrap();
+    let kept: Vec<_> = records.policies[0].revisions.iter().map(|revision| revision.revision.0).collect();
+    assert_eq!((kept, records.policies[0].unknown_until()), (vec![2, 7], Revision(6)));
+    let skipped: Vec<_> = records.skipped_revisions().map(ToString::to_string).collect();
+    let reason =
+        "revision 4 of the policy of service \"a\" is left out of its history: revisions[1].policy.timeout \"soon\"";
+    assert!(skipped.len() == 1 && skipped[0].starts_with(reason), "{skipped:?}");
+    let error = read([&valid(2), &valid(4), &invalid(7)]).unwrap_err().to_string();
+    assert!(error.starts_with("line 2: revisions[2].policy.timeout \"soon\""), "{error}");
+    let error = read([&valid(2), &invalid(2), &valid(7)]).unwrap_err().to_string();
+    assert!(error.starts_with("line 2: revisions[1].revision \"2\" is not above the one before"), "{error}");
+}
+
+#[test]
+fn export_with_a_very_long_chain_of_fallbacks_is_rejected() {
+    const SERVICES: usize = 9_999;
+    let mut lines = vec![format!("{{\"callboard_export\":2,\"revision\":9,\"instances\":0,\"policies\":{SERVICES}}}")];
+    lines.extend((0..SERVICES).map(|at| {
+        format!(
+            "{{\"policy_of\":\"s{at}\",\"revisions\":[{{\"revision\":1,\"time\":\"2026-01-31T12:00:00Z\",\
+             \"caller\":{{\"kind\":\"in_process\"}},\"policy\":{{\"fallback\":[\"s{}\"]}}}}]}}",
+            at + 1
+        )
+    }));
+    // A function that calls itself for each fallback needs more stack than this.
+    let import = thread::Builder::new().stack_size(256 * 1024);
+    let import = import.spawn(move || export::read(lines.join("\n").as_bytes(), |_| {}).unwrap_err().to_string());
+    let error = import.unwrap().join().unwrap();
+    assert!(error.contains("fallback makes a chain of 5 fallbacks (s0 -> s1 -> "), "{error}");
+}
+
+#[test]
 fn policy_that_is_forgotten_leaves_the_store() {
     let (backend, mut store) = backend::store();
     let revision = |number| {
@@ -397,6 +338,14 @@ fn policy_that_is_forgotten_leaves_the_store() {
     store.write(changes.into_iter(), Revision(2), true).unwrap();
     let (_, found) = load(backend.synced()).unwrap();
     assert_eq!(found.policies.iter().map(|stored| &stored.scope).collect::<Vec<_>>(), [&b]);
+    assert_eq!(found.forgotten_policies, Revision(2));
+    let disk = Disk::start(store, found, Durability::Durable, dependencies(), never_fails()).unwrap();
+    assert_eq!(
+        disk.registry().policies().effective(&name("a")).revision,
+        Revision(2),
+        "not 0, as before the first policy"
+    );
+    disk.close();
 }
 
 #[test]

@@ -79,8 +79,8 @@ impl DecidedRequest {
             Self::One(decided, _) => decided.record_change().into_iter().collect(),
             Self::Together(decided, _) => decided.iter().filter_map(DecidedCommand::record_change).collect(),
             Self::Policy(change, _) => {
-                let forgotten = change.forgotten.as_ref().map(|scope| RecordChange::Policy(scope, &[]));
-                forgotten.into_iter().chain([RecordChange::Policy(&change.scope, &change.revisions)]).collect()
+                let forgotten = change.forgotten.iter().map(|scope| RecordChange::Policy(scope, &[]));
+                forgotten.chain([RecordChange::Policy(&change.scope, &change.revisions)]).collect()
             }
         }
     }

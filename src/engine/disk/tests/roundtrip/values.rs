@@ -382,7 +382,7 @@ pub fn policies() -> BoxedStrategy<Vec<StoredPolicy>> {
                 Arc::new(PolicyRevision { revision: Revision(newest), time: UnixMillis(time), caller, policy })
             };
             let revisions = steps.into_iter().map(revision).collect();
-            StoredPolicy { scope, revisions }
+            StoredPolicy { scope, revisions, skipped: Vec::new() }
         };
         all.into_iter().map(stored).collect()
     })
