@@ -1,11 +1,12 @@
 //! xDS streams for operators: `callboard clients`, `callboard xds explain`, CSDS and metrics.
 
+mod limitations;
 mod policy;
 
 use callboard::pb::{
     callboard::v1::{
-        Address, ExplainRequest, ExplainResponse, ListPolicyLimitationsRequest, Locality, OmissionReason,
-        RegisterRequest, XdsOutcome, XdsState, xds_service_client::XdsServiceClient,
+        Address, ExplainRequest, ExplainResponse, Locality, OmissionReason, RegisterRequest, XdsOutcome, XdsState,
+        xds_service_client::XdsServiceClient,
     },
     envoy::{
         config::core::v3::{Node, node::UserAgentVersionType},
@@ -21,7 +22,6 @@ use callboard::pb::{
         },
     },
 };
-use prost_types::{Struct, value::Kind};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -243,7 +243,10 @@ async fn explanation_has_pages_and_rejects_a_foreign_token() {
     let (mut ids, mut request) = (Vec::new(), ExplainRequest { page_size: 2, ..target("web") });
     loop {
         let page = explain(&server, request.clone()).await.unwrap();
-        assert_eq!((page.instances, page.resources.is_empty()), (6, !request.page_token.is_empty()));
+        // The clusters are not explained again for each page.
+        let is_first = request.page_token.is_empty();
+        let clusters = if is_first { (XdsOutcome::Routable, 3, 4) } else { (XdsOutcome::Unspecified, 0, 0) };
+        assert_eq!((page.outcome(), page.routable, page.resources.len()), clusters);
         let endpoints = page.localities.iter().flat_map(|locality| &locality.endpoints);
         let found = endpoints.map(|endpoint| endpoint.instance_id.clone());
         ids.extend(found.chain(page.omitted.iter().map(|omitted| omitted.instance_id.clone())));
@@ -335,65 +338,5 @@ async fn health_knows_the_services_of_xds() {
         let request = HealthCheckRequest { service: service.to_owned() };
         let answer = within("Health/Check", client.health.clone().check(request)).await.unwrap();
         assert_eq!(answer.into_inner().status, 1, "{service} serves");
-    }
-}
-
-/// Document of a policy.
-fn document(fields: &[(&str, Kind)]) -> Struct {
-    let fields =
-        fields.iter().map(|(name, kind)| ((*name).to_owned(), prost_types::Value { kind: Some(kind.clone()) }));
-    Struct { fields: fields.collect() }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn limitations_of_a_policy_are_those_of_the_connected_clients_of_the_service() {
-    let server = TestServer::open();
-    let address = server.grpc().to_string();
-    let mut streams = Vec::new();
-    for (library, version, service) in [
-        ("gRPC Go", "1.44.0", "web"),
-        ("gRPC Go", "1.44.0", "web"),
-        ("gRPC Go", "1.85.0", "web"),
-        ("gRPC Node Pure JS", "1.14.1", "web"),
-        ("gRPC Java", "1.40.0", "other"),
-    ] {
-        streams.push(XdsClient::subscribe_with(&address, "node", (library, version), service).await);
-    }
-    let mut client = XdsServiceClient::new(channel(&address).await);
-    let outlier = document(&[("failure_percent", Kind::NumberValue(50.0))]);
-    let policy =
-        document(&[("lb", Kind::StringValue("least_request".to_owned())), ("outlier", Kind::StructValue(outlier))]);
-    let request = ListPolicyLimitationsRequest { service: "web".to_owned(), policy: Some(policy.clone()) };
-    let found = within("the limitations", client.list_policy_limitations(request)).await.unwrap().into_inner();
-    let found: Vec<_> = found
-        .limitations
-        .iter()
-        .map(|found| (&*found.field, &*found.agent, found.streams, &*found.behaviour, &*found.since))
-        .collect();
-    let expected = [
-        ("lb", "gRPC Go 1.44.0", 2, "uses round robin", "1.73"),
-        ("lb", "gRPC Node Pure JS 1.14.1", 1, "uses round robin", ""),
-        ("outlier", "gRPC Go 1.44.0", 2, "ejects no instances", "1.50"),
-    ];
-    assert_eq!(found, expected);
-
-    // The defaults concern the clients of all services; there are none yet.
-    let request = ListPolicyLimitationsRequest { service: String::new(), policy: Some(policy) };
-    let of_all = within("the limitations", client.list_policy_limitations(request)).await.unwrap().into_inner();
-    assert!(of_all.limitations.iter().any(|found| found.agent == "gRPC Java 1.40.0" && found.since == "1.48"));
-    let present = ListPolicyLimitationsRequest::default();
-    let present = within("the limitations", client.list_policy_limitations(present)).await.unwrap().into_inner();
-    assert_eq!(present.limitations, []);
-
-    for (service, policy, field) in [
-        ("a b", None, "service"),
-        ("web", Some(document(&[("lb", Kind::StringValue("least_reqest".to_owned()))])), "lb"),
-        ("", Some(document(&[("default", Kind::NullValue(0))])), "default"),
-    ] {
-        let request = ListPolicyLimitationsRequest { service: service.to_owned(), policy };
-        let status = within("the limitations", client.list_policy_limitations(request)).await.unwrap_err();
-        assert_eq!(status.code(), Code::InvalidArgument);
-        let details = status.get_error_details();
-        assert_eq!(details.bad_request().unwrap().field_violations[0].field, field, "{status:?}");
     }
 }

@@ -1,16 +1,19 @@
 //! Explanations of services with policies: routes, subsets, zones, fallbacks, and clients that follow less.
 
+use std::time::Duration;
+
 use callboard::pb::callboard::v1::{
     Address, DestinationPart, ExplainRequest, ExplainResponse, ExplainedCluster, Locality, RegisterRequest, XdsOutcome,
     ZonePhase,
 };
 use serde_json::{Value, json};
+use tokio::time::sleep;
 use tonic::Code;
 use tonic_types::StatusExt;
 
 use super::{XdsClient, explain, run, target};
 use crate::{
-    harness::{ServerProcess, TestClient, TestServer, instance, seconds, within},
+    harness::{InMemory, ServerProcess, TestClient, TestServer, instance, seconds, within},
     policy::set,
 };
 
@@ -217,6 +220,91 @@ async fn stream_has_the_present_version_of_what_it_gets_and_the_revision_of_its_
     assert_ne!(cluster.version, found.subscriptions[1].sent_version);
     drop(stream);
     within("the end of the stream", async { while explain(&server, asked()).await.unwrap().stream_count > 0 {} }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropped_calls_go_to_no_instance() {
+    let server = TestServer::open();
+    let client = server.client().await;
+    prepare(&client).await;
+    let mut policy = policy("spill");
+    policy["shed"] = 20.into();
+    set(&client, "payments", &policy).await;
+    let answer = explain(&server, request()).await.unwrap();
+    assert_eq!((answer.outcome(), answer.shed_percent, answer.routable), (XdsOutcome::PartlyRoutable, 20, 3));
+    assert_eq!(answer.reason, "clients drop 20% of the calls, because the policy has shed = 20");
+    assert_eq!(localities(&answer)[..2], [("payments", "z1", 0, 80.0, 2), ("payments", "z2", 1, 0.0, 2)]);
+    let zones = &answer.zones.as_ref().unwrap().zones;
+    let shares: Vec<_> = zones.iter().map(|zone| (&*zone.zone, zone.percent, zone.target_percent)).collect();
+    assert_eq!(shares, [("z1", 80.0, 80.0), ("z2", 0.0, 0.0)]);
+    let percentages: Vec<_> = answer.clusters.iter().map(|cluster| cluster.percent).collect();
+    assert_eq!(percentages, [90, 10], "the split is one of all calls");
+
+    let all = explain(&server, ExplainRequest { agent: "tonic@0.1.0-alpha.4".to_owned(), ..request() }).await.unwrap();
+    assert_eq!((all.outcome(), all.shed_percent, localities(&all)[0].3), (XdsOutcome::Routable, 0, 100.0));
+    let fields: Vec<_> = all.client.as_ref().unwrap().limitations.iter().map(|found| &*found.field).collect();
+    assert!(fields.contains(&"shed"), "{fields:?}");
+
+    policy["shed"] = 100.into();
+    set(&client, "payments", &policy).await;
+    let none = explain(&server, request()).await.unwrap();
+    assert_eq!((none.outcome(), localities(&none)[0].3), (XdsOutcome::NothingRoutable, 0.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ring_has_one_locality_and_other_clients_one_for_each_weight() {
+    let server = TestServer::open();
+    let client = server.client().await;
+    for (id, host, weight) in [("a", "10.0.0.1", 1), ("b", "10.0.0.2", 1), ("c", "10.0.0.3", 6)] {
+        let request = RegisterRequest { weight: Some(weight), ..tagged("web", id, host, ("v1", "z1")) };
+        client.register(request).await.unwrap();
+    }
+    let route = json!({"method": "/a.B/*", "hash_header": "x-user"});
+    set(&client, "web", &json!({"lb": "ring_hash", "route": [route]})).await;
+    let asked =
+        |agent: &str| ExplainRequest { agent: agent.to_owned(), method: "/a.B/C".to_owned(), ..target("xds:///web") };
+    let localities = |answer: &ExplainResponse| -> Vec<_> {
+        let found = answer.localities.iter();
+        found.map(|found| (found.sub_zone.clone(), found.weight, found.percent, found.endpoints.len())).collect()
+    };
+    let ring = explain(&server, asked("go@1.85.0")).await.unwrap();
+    assert_eq!((ring.outcome(), ring.routable), (XdsOutcome::Routable, 3));
+    assert_eq!((ring.routes[0].taken, &*ring.routes[0].hash_header), (true, "x-user"));
+    assert_eq!(localities(&ring), [(String::new(), 1, 100.0, 3)], "clients would multiply the weights of both");
+    assert_eq!(ring.client.as_ref().unwrap().limitations, []);
+
+    // This version would crash with a ring.
+    let none = explain(&server, asked("python@1.51.0")).await.unwrap();
+    assert_eq!(localities(&none), [(String::new(), 2, 25.0, 2), ("~w6".to_owned(), 6, 75.0, 1)]);
+    let limitations: Vec<_> = none.client.as_ref().unwrap().limitations.iter().map(|found| &*found.field).collect();
+    assert!(limitations.contains(&"lb"), "{limitations:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn young_instance_has_a_small_share_of_the_calls() {
+    let server = InMemory::open();
+    let client = server.client().await;
+    client.register(tagged("web", "old", "10.0.0.1", ("v1", "z1"))).await.unwrap();
+    set(&client, "web", &json!({"slow_start": "60s"})).await;
+    sleep(Duration::from_secs(3)).await;
+    client.register(tagged("web", "young", "10.0.0.2", ("v1", "z1"))).await.unwrap();
+    let shares = async || -> Vec<_> {
+        let answer = client.explain.clone().explain(target("xds:///web")).await.unwrap().into_inner();
+        let found = answer.localities.iter();
+        let mut shares: Vec<_> = found
+            .map(|found| {
+                (found.endpoints[0].instance_id.clone(), found.endpoints.len(), found.weight, found.percent.round())
+            })
+            .collect();
+        shares.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        shares
+    };
+    let of = |weight, old, young| vec![("old".to_owned(), 1, 100, old), ("young".to_owned(), 1, weight, young)];
+    assert_eq!(shares().await, of(10, 91.0, 9.0));
+    for (seconds, expected) in [(32, of(50, 67.0, 33.0)), (30, of(100, 50.0, 50.0))] {
+        sleep(Duration::from_secs(seconds)).await;
+        assert_eq!(shares().await, expected);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -54,13 +54,18 @@ impl Printable for PolicyLimitationView {
     }
 }
 
-/// Fetches the limitations that a document would have.
+/// Fetches the limitations that a document would have. `defaults`: defaults that are set along with it.
 pub(super) async fn limitations(
     connection: &ServerConnection,
     target: &PolicyTarget,
     document: &PolicyFields,
+    defaults: Option<&PolicyFields>,
 ) -> Result<Vec<PolicyLimitationView>, CliError> {
-    let request = ListPolicyLimitationsRequest { service: target.service(), policy: Some(document.to_proto()) };
+    let request = ListPolicyLimitationsRequest {
+        service: target.service(),
+        policy: Some(document.to_proto()),
+        defaults: defaults.map(PolicyFields::to_proto),
+    };
     let response = connection.call(connection.xds().list_policy_limitations(with_deadline(request))).await?;
     Ok(response.limitations.into_iter().map(PolicyLimitationView::from).collect())
 }

@@ -45,7 +45,7 @@ use crate::{
     pb::{callboard::v1 as pb, server::xds_service_server::XdsService},
 };
 use call::ExplainedCall;
-use clusters::{ClientService, outcome};
+use clusters::{ClientService, ServiceCluster, outcome};
 use localities::{CalledLocality, PagePosition, add_page};
 use policy::{explained_client, explained_policy};
 use routes::explained_routes;
@@ -102,7 +102,7 @@ impl XdsApi {
         if after.is_none() {
             self.explain_streams(&names, &mut answer);
         } else {
-            leave_out_first_page(&mut answer);
+            (answer.zones, answer.resources) = (None, Vec::new());
         }
         Ok(answer)
     }
@@ -120,27 +120,50 @@ impl XdsApi {
         let policy = &*view.effective;
         let subset = asked_subset(service, policy, call)?;
         answer.service = service.to_string();
-        let own = view.newest.as_ref().map(|newest| &newest.policy);
-        let defaults = view.defaults.as_ref().map(|newest| &newest.policy);
-        answer.policy = Some(explained_policy(policy, own, defaults));
-        answer.client = Some(explained_client(policy, call));
-        answer.routes = explained_routes(service.as_str(), policy, call);
-        let shares = answer.routes.iter().find(|route| route.taken).map(|route| route.shares.clone());
-        let shares = shares.unwrap_or_default();
+        let routes = explained_routes(service.as_str(), policy, call);
+        let shares = routes.iter().find(|route| route.taken).map(|route| route.shares.clone()).unwrap_or_default();
         // The first of those with the largest share.
         let largest = || shares.iter().rev().max_by_key(|share| share.percent).map(|share| share.cluster.clone());
         answer.cluster = match subset {
             Some(subset) => cluster_name(service.as_str(), Some(subset)).to_string(),
             None => largest().unwrap_or_default(),
         };
-        let mut policies = StreamPolicies::new(policy.revision);
-        let source = RegistrySource::new(self, &call.client, &mut policies);
+        let registered = registry.chunks(service).iter().flat_map(|chunk| chunk.entries()).count();
+        answer.instances = u32::try_from(registered).unwrap_or(u32::MAX);
+        let client = ClientService::new(self, service, policy, &call.client);
+        let clusters = client.clusters();
+        if let Some(cluster) = clusters.iter().find(|cluster| *cluster.name == *answer.cluster) {
+            client.read(cluster, |assignment| {
+                answer.zones = assignment.zones.as_ref().map(|report| explained_zones(report, client.served()));
+                add_page(&assignment.localities(), &assignment.assignment.omitted, page, answer);
+            });
+        }
+        if page.0.is_none() {
+            let own = view.newest.as_ref().map(|newest| &newest.policy);
+            let defaults = view.defaults.as_ref().map(|newest| &newest.policy);
+            answer.policy = Some(explained_policy(policy, own, defaults));
+            answer.client = Some(explained_client(policy, call));
+            answer.routes = routes;
+            self.explain_clusters(&client, clusters, &shares, (names, answer));
+        }
+        Ok(())
+    }
+
+    /// Explains the clusters and the result of the calls: `shares` of them go to each cluster.
+    fn explain_clusters(
+        &self,
+        client: &ClientService<'_>,
+        clusters: Vec<ServiceCluster<'_>>,
+        shares: &[pb::ClusterShare],
+        (names, answer): (&mut ResourceNames<'_>, &mut pb::ExplainResponse),
+    ) {
+        let mut policies = StreamPolicies::new(client.policy.revision);
+        let source = RegistrySource::new(self, &client.client, &mut policies);
         let resource = |kind, name: &str| Some(self.explained_resource(kind, name, &source.resource(kind, name)?));
         answer.resources.extend(resource(ResourceType::Listener, names.listener));
-        answer.resources.extend(resource(ResourceType::Route, service.as_str()));
-        let client = ClientService::new(self, service, policy, &call.client);
+        answer.resources.extend(resource(ResourceType::Route, &answer.service));
         let mut called = HashSet::new();
-        for cluster in client.clusters() {
+        for cluster in clusters {
             let share = shares.iter().find(|share| *share.cluster == *cluster.name);
             let percent = share.map_or(0, |share| share.percent);
             answer.resources.extend(resource(ResourceType::Cluster, &cluster.name));
@@ -148,25 +171,19 @@ impl XdsApi {
                 let (kind, encoded) = (ResourceType::Assignment, assignment.resource());
                 answer.resources.push(self.explained_resource(kind, &cluster.name, &encoded));
                 answer.clusters.push(client.explained_cluster(assignment, percent));
-                let localities = assignment.localities();
                 if percent > 0 {
+                    let localities = assignment.localities();
                     let endpoints = localities.iter().flat_map(CalledLocality::called_endpoints);
                     called.extend(endpoints.map(PagePosition::of));
-                }
-                if *cluster.name == *answer.cluster {
-                    answer.zones = assignment.zones.as_ref().map(explained_zones);
-                    add_page(&localities, &assignment.assignment.omitted, page, answer);
                 }
             });
             names.clusters.insert(cluster.name);
         }
-        let registered = registry.chunks(service).iter().flat_map(|chunk| chunk.entries()).count();
-        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        (answer.instances, answer.routable) = (count(registered), count(called.len()));
-        let (outcome, reason) = outcome(registered, &answer.clusters);
+        answer.routable = u32::try_from(called.len()).unwrap_or(u32::MAX);
+        answer.shed_percent = client.shed().into();
+        let (outcome, reason) = outcome(answer.instances, answer.shed_percent, &answer.clusters);
         answer.set_outcome(outcome);
         answer.reason = reason;
-        Ok(())
     }
 
     fn explained_resource(&self, kind: ResourceType, name: &str, encoded: &EncodedResource) -> pb::XdsResource {
@@ -204,14 +221,6 @@ fn asked_subset<'a>(
         names => format!("use one of {}", names.join(", ")),
     };
     Err(FieldError::new("subset", subset.as_str(), format!("is not a subset of {service}"), hint))
-}
-
-/// Removes the parts that only the first page has.
-fn leave_out_first_page(answer: &mut pb::ExplainResponse) {
-    (answer.policy, answer.client, answer.zones) = (None, None, None);
-    answer.routes.clear();
-    answer.clusters.clear();
-    answer.resources.clear();
 }
 
 /// Returns the name of the listener that a client asks for when it dials a target.

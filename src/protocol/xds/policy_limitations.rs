@@ -60,7 +60,13 @@ fn requested_policy(
     let policy = ServicePolicy::from_document(&scope, &decode_document(Some(document)))?;
     let effective = match scope {
         PolicyScope::Service(_) => {
-            let defaults = view.defaults.as_ref().map(|newest| &newest.policy);
+            let requested = request.defaults.as_ref().map(|defaults| {
+                let defaults = decode_document(Some(defaults));
+                ServicePolicy::from_document(&PolicyScope::Defaults, &defaults)
+                    .map_err(|error| error.within("defaults"))
+            });
+            let requested = requested.transpose()?;
+            let defaults = requested.as_ref().or(view.defaults.as_ref().map(|newest| &newest.policy));
             EffectivePolicy::merge(Some(&policy), defaults, Revision(0))
         }
         PolicyScope::Defaults => EffectivePolicy::merge(None, Some(&policy), Revision(0)),

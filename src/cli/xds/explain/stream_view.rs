@@ -75,15 +75,17 @@ impl ServiceXdsSubscriptionView {
 
 impl Printable for ServiceXdsStreamView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
-        (&["CLIENT", "LIBRARY", "PEER", "STATE"], &["PROTOCOL", "ERROR"]);
+        (&["CLIENT", "LIBRARY", "PEER", "POLICY", "STATE"], &["PROTOCOL", "ERROR"]);
 
     fn cells(&self) -> Vec<String> {
         let states: Vec<_> = self.subscriptions.iter().map(ServiceXdsSubscriptionView::text).collect();
+        let policy = (self.policy_revision > 0).then(|| format!("revision {}", self.policy_revision));
         let error = self.subscriptions.iter().find_map(|subscription| subscription.error.as_deref());
         vec![
             or_dash(self.node_id.as_deref()),
             or_dash(self.agent.as_deref()),
             self.peer.clone(),
+            or_dash(policy.as_deref()),
             states.join(", "),
             if self.delta { "delta" } else { "state of the world" }.to_owned(),
             or_dash(error),

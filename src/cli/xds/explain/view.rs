@@ -31,6 +31,7 @@ pub(super) struct ExplanationView {
     settling: bool,
     instances: u32,
     routable: u32,
+    shed_percent: u32,
     policy: Option<ExplainedPolicyView>,
     client: Option<ExplainedClientView>,
     pub(super) routes: Vec<ExplainedRouteView>,
@@ -102,6 +103,7 @@ impl ExplanationView {
             settling: explanation.settling,
             instances: explanation.instances,
             routable: explanation.routable,
+            shed_percent: explanation.shed_percent,
             policy: explanation.policy.map(ExplainedPolicyView::from),
             client: explanation.client.map(ExplainedClientView::from),
             routes: explanation.routes.into_iter().map(ExplainedRouteView::from).collect(),
@@ -335,7 +337,8 @@ mod tests {
             subscription("CDS", "v0", XdsState::Stale, ""),
             subscription("EDS", "v0", XdsState::Nacked, "duplicate"),
         ];
-        let stream = ServiceXdsStream { node_id: "n1".to_owned(), subscriptions, ..ServiceXdsStream::default() };
+        let node_id = "n1".to_owned();
+        let stream = ServiceXdsStream { node_id, subscriptions, policy_revision: 7, ..ServiceXdsStream::default() };
         ExplainResponse {
             listener: "web:80".to_owned(),
             service: "web".to_owned(),
@@ -344,8 +347,8 @@ mod tests {
             routable: 1,
             resources: vec![resource("LDS", "v1"), resource("CDS", "v1"), resource("EDS", "v1")],
             localities: vec![XdsLocality { endpoints: vec![endpoint], ..locality }],
-            streams: vec![stream],
-            stream_count: 3,
+            streams: vec![stream, ServiceXdsStream::default()],
+            stream_count: 4,
             ..ExplainResponse::default()
         }
     }
@@ -361,7 +364,8 @@ mod tests {
             ["a", "10.0.0.1:80", "HEALTHY", "SERVING", "-/-/~w3", "[fd00::1]:80"]
         );
         let state = "LDS SYNCED, CDS STALE (an earlier version), EDS NACKED: duplicate (an earlier version)";
-        assert_eq!(view.streams[0].cells()[3], state);
+        assert_eq!(view.streams[0].cells()[3..5], ["revision 7", state]);
+        assert_eq!(view.streams[1].cells()[3], "-", "the client has begun with no policy");
         assert_eq!(view.more_streams(), Some(2));
     }
 

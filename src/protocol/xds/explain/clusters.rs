@@ -7,6 +7,7 @@ use super::{
         XdsApi,
         assignment::{AssignmentParts, ServiceAssignment, TierKind},
         assignment_view::AssignmentQuery,
+        client_family::ClientFeature,
         cluster_name::{cluster_name, clusters_of},
         resource::EncodedResource,
         source::{ClientProfile, fallbacks},
@@ -23,8 +24,8 @@ use crate::{
 pub(super) struct ClientService<'a> {
     api: &'a XdsApi,
     name: &'a ServiceName,
-    policy: &'a EffectivePolicy,
-    client: &'a ClientProfile,
+    pub(super) policy: &'a EffectivePolicy,
+    pub(super) client: &'a ClientProfile,
     /// Services that take the calls once this one has no routable instance, in this order.
     fallbacks: Vec<ServiceName>,
 }
@@ -44,6 +45,8 @@ pub(super) struct ClientAssignment<'a> {
     parts: AssignmentParts,
     /// `None`: the policy does not prefer the client's zone.
     pub(super) zones: Option<ZoneReport>,
+    /// Part of the calls that the client does not drop, from 0 to 1.
+    served: f64,
 }
 
 impl<'a> ClientService<'a> {
@@ -55,6 +58,16 @@ impl<'a> ClientService<'a> {
     ) -> Self {
         let fallbacks = fallbacks(&api.context, name.as_str(), policy);
         Self { api, name, policy, client, fallbacks }
+    }
+
+    /// Percentage of the calls that the client drops.
+    pub(super) fn shed(&self) -> u8 {
+        if self.client.family.has(ClientFeature::Drops) { self.policy.shed } else { 0 }
+    }
+
+    /// Part of the calls that the client does not drop, from 0 to 1.
+    pub(super) fn served(&self) -> f64 {
+        1.0 - f64::from(self.shed()) / 100.0
     }
 
     /// Returns the clusters that clients subscribe to, the whole service first.
@@ -90,7 +103,7 @@ impl<'a> ClientService<'a> {
                     Some(self.api.zone_layouts.report(query, parts.zones(), now))
                 }
             };
-            read(&ClientAssignment { cluster, service: self.name, assignment, parts, zones })
+            read(&ClientAssignment { cluster, service: self.name, assignment, parts, zones, served: self.served() })
         })
     }
 
@@ -120,7 +133,7 @@ impl ClientAssignment<'_> {
 
     /// Returns the localities with their parts of the calls.
     pub(super) fn localities(&self) -> Vec<CalledLocality<'_>> {
-        called_localities(self.assignment, self.layout())
+        called_localities(self.assignment, self.layout(), self.served)
     }
 
     /// Returns the instances that take the calls, in order. The first are those of the cluster itself, even if there are none.
@@ -153,8 +166,9 @@ impl ClientAssignment<'_> {
     }
 }
 
-/// Returns the result of the calls, and the reason for which they fail, if they do. `registered`: number of instances of the service.
-pub(super) fn outcome(registered: usize, clusters: &[pb::ExplainedCluster]) -> (pb::XdsOutcome, String) {
+/// Returns the result of the calls, and the reason for which they fail, if they do. `registered`: number of instances of the service;
+/// `shed`: percentage of the calls that the client drops.
+pub(super) fn outcome(registered: u32, shed: u32, clusters: &[pb::ExplainedCluster]) -> (pb::XdsOutcome, String) {
     let fails = |cluster: &&pb::ExplainedCluster| {
         cluster.percent > 0 && cluster.destinations.iter().all(|destination| destination.routable == 0)
     };
@@ -163,10 +177,14 @@ pub(super) fn outcome(registered: usize, clusters: &[pb::ExplainedCluster]) -> (
     let subsets: Vec<_> = failing.iter().map(|cluster| &*cluster.subset).filter(|subset| !subset.is_empty()).collect();
     let subsets = subsets.join(" and ");
     let see = "see the health status of the endpoints, and the instances that are left out";
+    let dropped = format!("clients drop {shed}% of the calls, because the policy has shed = {shed}");
     match percent {
-        0 => (pb::XdsOutcome::Routable, String::new()),
+        0 if shed == 0 => (pb::XdsOutcome::Routable, String::new()),
+        0..100 if shed == 100 => (pb::XdsOutcome::NothingRoutable, dropped),
+        0 => (pb::XdsOutcome::PartlyRoutable, dropped),
         1..100 => {
             let reason = format!("{percent}% of the calls go to {subsets}, of which no instance can be called: {see}");
+            let reason = if shed == 0 { reason } else { format!("{dropped}; {reason}") };
             (pb::XdsOutcome::PartlyRoutable, reason)
         }
         _ if registered == 0 => (pb::XdsOutcome::NotRegistered, "no instance is registered: register one".to_owned()),

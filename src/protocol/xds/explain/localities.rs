@@ -30,10 +30,12 @@ impl<'a> CalledLocality<'a> {
     }
 }
 
-/// Returns the localities for the clients of a zone with their parts of the calls. `None`: clients without a preference.
+/// Returns the localities for the clients of a zone with their parts of the calls. `None`: clients without a preference. `served`: part of
+/// the calls that the client does not drop, from 0 to 1.
 pub(super) fn called_localities<'a>(
     assignment: &'a ServiceAssignment<'a>,
     zone: Option<&ZoneLayout>,
+    served: f64,
 ) -> Vec<CalledLocality<'a>> {
     let localities = assignment.localities(zone);
     let routable = |locality: &AssignedLocality<'_>| locality.summary.routable_endpoints;
@@ -49,7 +51,7 @@ pub(super) fn called_localities<'a>(
     let localities = localities.into_iter().map(|(planned, locality)| CalledLocality {
         planned,
         locality,
-        percent: percent(weight(&planned, locality), total),
+        percent: percent(weight(&planned, locality), total) * served,
     });
     localities.collect()
 }

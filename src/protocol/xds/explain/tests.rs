@@ -25,7 +25,7 @@ fn pages(instances: &[Instance], size: usize) -> Vec<pb::ExplainResponse> {
     loop {
         let mut answer = pb::ExplainResponse::default();
         let assignment = ServiceAssignment::without_policy(instances.iter());
-        let localities = called_localities(&assignment, None);
+        let localities = called_localities(&assignment, None, 1.0);
         add_page(&localities, &assignment.omitted, (after.as_ref(), size), &mut answer);
         after = PagePosition::parse(&answer.next_page_token);
         pages.push(answer);
@@ -150,9 +150,24 @@ fn outcome_depends_on_the_clusters_that_get_calls() {
         ),
         (3, vec![cluster("v1", 0, 1), cluster("v2", 100, 0)], pb::XdsOutcome::NothingRoutable, "no instance of v2"),
     ] {
-        let (found, reason) = outcome(registered, &clusters);
+        let (found, reason) = outcome(registered, 0, &clusters);
         assert_eq!(found, expected, "{clusters:?}");
         assert!(reason.contains(part) && reason.is_empty() == part.is_empty(), "{reason}");
+    }
+    for (shed, clusters, expected, reason) in [
+        (20, vec![cluster("", 100, 1)], pb::XdsOutcome::PartlyRoutable, "clients drop 20% of the calls, because"),
+        (100, vec![cluster("", 100, 1)], pb::XdsOutcome::NothingRoutable, "clients drop 100% of the calls, because"),
+        (20, vec![cluster("", 100, 0)], pb::XdsOutcome::NothingRoutable, "no registered instance can be called"),
+        (
+            20,
+            vec![cluster("v1", 90, 1), cluster("v2", 10, 0)],
+            pb::XdsOutcome::PartlyRoutable,
+            "clients drop 20% of the calls, because the policy has shed = 20; 10% of the calls go to v2",
+        ),
+    ] {
+        let (found, text) = outcome(1, shed, &clusters);
+        assert_eq!(found, expected, "{clusters:?}");
+        assert!(text.starts_with(reason), "{text}");
     }
 }
 

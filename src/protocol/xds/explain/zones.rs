@@ -6,8 +6,9 @@ use crate::{
     pb::callboard::v1 as pb,
 };
 
-/// Returns the calculation of the shares of zones for the clients of one zone.
-pub(super) fn explained_zones(report: &ZoneReport) -> pb::ExplainedZones {
+/// Returns the calculation of the shares of zones for the clients of one zone. `served`: part of the calls that the client does not drop,
+/// from 0 to 1.
+pub(super) fn explained_zones(report: &ZoneReport, served: f64) -> pb::ExplainedZones {
     let local = report.preference.as_ref().ok().map(|preference| preference.local);
     let (phase, remaining) = match report.phase {
         ZoneLayoutPhase::ByCapacity => (pb::ZonePhase::ByCapacity, None),
@@ -29,7 +30,7 @@ pub(super) fn explained_zones(report: &ZoneReport) -> pb::ExplainedZones {
         overprovisioned: local.map(|local| local.overprovisioned),
         phase: phase.into(),
         remaining: remaining.map(duration),
-        zones: report.zones.iter().map(|zone| explained_zone(zone, report)).collect(),
+        zones: report.zones.iter().map(|zone| explained_zone(zone, report, served)).collect(),
     }
 }
 
@@ -43,7 +44,7 @@ fn reason(reason: NoPreferenceReason) -> &'static str {
     }
 }
 
-fn explained_zone(zone: &ReportedZone, report: &ZoneReport) -> pb::ExplainedZone {
+fn explained_zone(zone: &ReportedZone, report: &ZoneReport, served: f64) -> pb::ExplainedZone {
     let ReportedZone { name, numbers, terms } = zone;
     let by_capacity = terms.map_or(0.0, |terms| terms.capacity);
     let target = match &report.preference {
@@ -64,8 +65,8 @@ fn explained_zone(zone: &ReportedZone, report: &ZoneReport) -> pb::ExplainedZone
         streams: numbers.streams,
         demand: terms.and_then(|terms| terms.demand),
         local_share: terms.and_then(|terms| terms.local).map(|local| local.share),
-        target_percent: target * 100.0,
-        percent,
+        target_percent: target * 100.0 * served,
+        percent: percent * served,
         requests_per_second: numbers.request_rate.map(per_second),
     }
 }
