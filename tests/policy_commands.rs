@@ -1,11 +1,17 @@
 //! `callboard policy`, `callboard subset` and `callboard route`, against a registry that runs.
 
+mod dry_run;
+
 use std::{fs, path::Path};
 
 use callboard::pb::callboard::v1::{GetPolicyRequest, SetPolicyRequest};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
-use tokio::task::JoinSet;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 
 use crate::{
     harness::{Child, Ended, ServerProcess, free_port, instance},
@@ -259,6 +265,53 @@ async fn commands_send_what_the_contract_says() {
     ok(&serve, "policy set --defaults --shed 5 --timeout 5s").await;
     ok(&serve, "policy unset --defaults shed").await;
     assert_eq!(policy(&serve, "--defaults").await, json!({"timeout": "5s"}));
+}
+
+/// Accepts two connections. Passes on what the first sends at once, and what the second sends once `change` has ended.
+async fn delay_second_connection(listener: TcpListener, to: String, change: impl Future<Output = ()>) {
+    let pass_on = async |mut near: TcpStream| {
+        let mut far = TcpStream::connect(&to).await.unwrap();
+        // The command closes its connections when it ends.
+        let _ = copy_bidirectional(&mut near, &mut far).await;
+    };
+    let first = listener.accept().await.unwrap().0;
+    let second = async {
+        let second = listener.accept().await.unwrap().0;
+        change.await;
+        pass_on(second).await;
+    };
+    tokio::join!(pass_on(first), second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rollback_does_not_undo_a_change_that_is_made_meanwhile() {
+    let serve = registry().await;
+    ok(&serve, "policy set web --shed 1").await;
+    ok(&serve, "policy set web --shed 2").await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = listener.local_addr().unwrap().to_string();
+    let rollback = Child::start(&["policy", "rollback", "web", "--server", &proxy]);
+    // The command reads the history on its first connection, and sets the policy on its second.
+    let change = async { drop(ok(&serve, "policy set web --timeout 5s").await) };
+    let ended = tokio::select! {
+        ended = rollback.ended() => ended,
+        () = delay_second_connection(listener, serve.address(), change) => unreachable!("the command ends first"),
+    };
+    assert!(ended.code() != Some(0) && ended.stderr.contains("has revision"), "{}{}", ended.stdout, ended.stderr);
+    assert_eq!(policy(&serve, "web").await, json!({"shed": 2, "timeout": "5s"}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unset_entry_of_outlier_detection_leaves_it_on_with_the_default() {
+    let serve = registry().await;
+    let custom = file("[outlier]\nhosts = 3\n");
+    ok(&serve, &format!("policy set web --file {}", path(&custom))).await;
+    ok(&serve, "policy unset web outlier.hosts").await;
+    let default = file("outlier = {}\n");
+    let same = ok(&serve, &format!("policy set web --file {}", path(&default))).await;
+    assert!(same.contains("no change"), "{same}: {}", policy(&serve, "web").await);
+    ok(&serve, "policy unset web outlier").await;
+    assert_eq!(policy(&serve, "web").await, json!({}));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

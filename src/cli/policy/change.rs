@@ -174,7 +174,9 @@ async fn finish(
     mut change: PolicyChangeView,
     options: &ChangeOptions,
 ) -> Result<ExitCode, CliError> {
-    complete(connection, target, &mut change, options).await?;
+    if options.dry_run {
+        change.add_limitations(connection, target, None).await?;
+    }
     let is_text = matches!(options.output.format, OutputFormat::Table | OutputFormat::Wide);
     if is_text || options.wait.is_none() {
         // People see that the policy is set before they wait.
@@ -209,19 +211,6 @@ pub(super) async fn finish_rollout(
     Ok(ExitCode::from(if rollout.is_complete() { 0 } else { TIMED_OUT }))
 }
 
-/// Adds to a dry run the clients that would not follow the policy.
-pub(super) async fn complete(
-    connection: &ServerConnection,
-    target: &PolicyTarget,
-    change: &mut PolicyChangeView,
-    options: &ChangeOptions,
-) -> Result<(), CliError> {
-    if options.dry_run {
-        change.limitations = Some(limitations(connection, target, &change.policy).await?);
-    }
-    Ok(())
-}
-
 impl ChangeOptions {
     pub(super) fn is_dry_run(&self) -> bool {
         self.dry_run
@@ -233,7 +222,12 @@ impl ChangeOptions {
 }
 
 impl PolicyChangeView {
-    fn new(target: &PolicyTarget, before: &PresentPolicy, response: SetPolicyResponse, dry_run: bool) -> Self {
+    pub(super) fn new(
+        target: &PolicyTarget,
+        before: &PresentPolicy,
+        response: SetPolicyResponse,
+        dry_run: bool,
+    ) -> Self {
         let policy = PolicyFields::from_proto(response.policy);
         Self {
             service: set(target.service()),
@@ -246,6 +240,17 @@ impl PolicyChangeView {
             rollout: None,
             policy,
         }
+    }
+
+    /// Adds the fields that connected clients would not follow. `defaults`: defaults that are set along with the policy.
+    pub(super) async fn add_limitations(
+        &mut self,
+        connection: &ServerConnection,
+        target: &PolicyTarget,
+        defaults: Option<&PolicyFields>,
+    ) -> Result<(), CliError> {
+        self.limitations = Some(limitations(connection, target, &self.policy, defaults).await?);
+        Ok(())
     }
 
     pub(super) fn revision(&self) -> u64 {

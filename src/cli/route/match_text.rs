@@ -7,7 +7,8 @@ use super::split;
 /// Notation of --match, for `--help`.
 pub(super) const HELP: &str = "MATCH is CONDITION[,CONDITION…]→SUBSET or …→SUBSET=PERCENT,SUBSET=PERCENT; -> works for →. A \
                                condition is header:NAME=VALUE (=* present, =! absent, =~REGEX a regular expression), \
-                               method:/package.Service/Method or method:/package.Service/*. All conditions of a route must hold.";
+                               method:/package.Service/Method or method:/package.Service/*. All conditions of a route must hold. \
+                               The last arrow of a route precedes its destination: write a REGEX with an arrow as the last condition.";
 
 /// Arrows between conditions and destination.
 const ARROWS: [&str; 2] = ["→", "->"];
@@ -133,6 +134,18 @@ mod tests {
                 {"header": {"c": "~x{1,2}->y"}, "to": {"v2": 100}},
             ])
         );
+    }
+
+    #[test]
+    fn last_arrow_precedes_the_destination() {
+        let to = |value: &str| json!([{"header": {"x": value}, "to": {"v2": 100}}]);
+        assert_eq!(parsed("header:x=~a->b->v2"), to("~a->b"));
+        assert_eq!(parsed("header:x=~a->b→v2"), to("~a->b"));
+        assert_eq!(parsed("header:x=~a→b->v2"), to("~a→b"));
+        assert_eq!(parsed("header:x=~a->->v2"), to("~a->"));
+        assert!(parse("header:x=~a->b->").unwrap_err().contains("has no percentage"));
+        let two = json!([{"header": {"y": "1", "x": "~a->b"}, "to": {"v1": 90, "v2": 10}}]);
+        assert_eq!(parsed("header:y=1,header:x=~a->b->v1=90,v2=10"), two);
     }
 
     #[test]

@@ -159,6 +159,13 @@ impl AdminService for GrpcApi {
         Ok(Response::new(answer))
     }
 
+    async fn validate_policies(
+        &self,
+        request: Request<pb::ValidatePoliciesRequest>,
+    ) -> Result<Response<pb::ValidatePoliciesResponse>, Status> {
+        Ok(Response::new(self.answer_validate_policies(request.get_ref())?))
+    }
+
     async fn get_policy(
         &self,
         request: Request<pb::GetPolicyRequest>,

@@ -1,6 +1,6 @@
 //! Policies of `AdminService`: their documents as `google.protobuf.Struct`, their revisions and pages.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use prost::Message;
 use prost_types::Struct;
@@ -9,7 +9,7 @@ use super::{ApiError, GrpcApi, decode, discovery::page_length, encode, time};
 use crate::{
     app::page_size,
     engine::validate_policy_size,
-    model::{Caller, EffectivePolicy, PolicyScope, PolicyWarning, Revision, ServiceName, ServicePolicy},
+    model::{Caller, EffectivePolicy, FieldError, PolicyScope, PolicyWarning, Revision, ServiceName, ServicePolicy},
     pb::{
         callboard::v1 as pb,
         policy_document::{decode_document, encode_document},
@@ -29,8 +29,9 @@ impl GrpcApi {
         caller: &Arc<Caller>,
     ) -> Result<pb::SetPolicyResponse, ApiError> {
         let scope = decode_scope(&message.service)?;
-        let policy = decode_policy(&scope, message.policy.as_ref())?;
-        let warnings = self.policy_warnings(&scope, &policy);
+        let policy = read_policy(&scope, message.policy.as_ref())?;
+        let defaults = self.context.engine.registry().policies().newest(&PolicyScope::Defaults);
+        let warnings = self.policy_warnings(&scope, &policy, defaults.as_deref().map(|newest| &newest.policy));
         let document = encode_document(&policy.to_document());
         let command = PolicyCommand { scope, policy, expected_revision: message.expected_revision.map(Revision) };
         let outcome = if message.dry_run {
@@ -46,16 +47,71 @@ impl GrpcApi {
         })
     }
 
-    /// Returns the warnings about a policy with the present instances and defaults.
-    fn policy_warnings(&self, scope: &PolicyScope, policy: &ServicePolicy) -> Vec<pb::PolicyWarning> {
+    /// Validates policies as if they were set together.
+    pub(super) fn answer_validate_policies(
+        &self,
+        message: &pb::ValidatePoliciesRequest,
+    ) -> Result<pb::ValidatePoliciesResponse, ApiError> {
+        let mut drafts = Vec::with_capacity(message.policies.len());
+        let mut policies = BTreeMap::new();
+        for (at, draft) in message.policies.iter().enumerate() {
+            let scope = decode_scope(&draft.service)?;
+            let policy = read_policy(&scope, draft.policy.as_ref());
+            // An invalid policy is not set, so the present one stays for the others.
+            let before = policy.as_ref().ok().and_then(|policy| policies.insert(scope.clone(), policy.clone()));
+            if before.is_some() {
+                let field = format!("policies[{at}].service");
+                return Err(FieldError::new(field, &draft.service, "occurs twice", "leave out one of both").into());
+            }
+            drafts.push((scope, policy));
+        }
+        let table = self.context.engine.registry().policies();
+        let mut errors = table.validate_together(&policies);
+        let present = table.newest(&PolicyScope::Defaults);
+        let defaults = policies.get(&PolicyScope::Defaults).or(present.as_deref().map(|newest| &newest.policy));
+        let results = drafts.into_iter().map(|(scope, policy)| {
+            let policy = policy.map_err(|error| error.to_string())?;
+            match errors.remove(&scope) {
+                Some(error) => Err(error.to_string()),
+                None => Ok(self.validated(&scope, &policy, defaults)),
+            }
+        });
+        let results = results.map(|result: Result<_, String>| match result {
+            Ok(result) => pb::ValidatedPolicy { result: Some(result), error: String::new() },
+            Err(error) => pb::ValidatedPolicy { result: None, error },
+        });
+        Ok(pb::ValidatePoliciesResponse { policies: results.collect() })
+    }
+
+    /// Returns the result of setting a valid policy with these defaults, without setting it.
+    fn validated(
+        &self,
+        scope: &PolicyScope,
+        policy: &ServicePolicy,
+        defaults: Option<&ServicePolicy>,
+    ) -> pb::SetPolicyResponse {
+        let newest = self.context.engine.registry().policies().newest(scope);
+        pb::SetPolicyResponse {
+            revision: newest.as_ref().map_or(0, |newest| newest.revision.0),
+            changed: newest.map_or_else(|| !policy.is_empty(), |newest| newest.policy != *policy),
+            warnings: self.policy_warnings(scope, policy, defaults),
+            policy: Some(encode_document(&policy.to_document())),
+        }
+    }
+
+    /// Returns the warnings about a policy with the present instances and these defaults.
+    fn policy_warnings(
+        &self,
+        scope: &PolicyScope,
+        policy: &ServicePolicy,
+        defaults: Option<&ServicePolicy>,
+    ) -> Vec<pb::PolicyWarning> {
         // The defaults have no field that depends on instances, and a policy that is removed has no effects.
         let PolicyScope::Service(service) = scope else { return Vec::new() };
         if policy.is_empty() {
             return Vec::new();
         }
         let registry = self.context.engine.registry();
-        let defaults = registry.policies().newest(&PolicyScope::Defaults);
-        let defaults = defaults.as_ref().map(|newest| &newest.policy);
         let effective = EffectivePolicy::merge(Some(policy), defaults, Revision::default());
         let chunks = registry.chunks(service);
         let entries = chunks.iter().flat_map(|chunk| chunk.entries());
@@ -123,7 +179,7 @@ fn decode_scope(service: &str) -> Result<PolicyScope, ApiError> {
 }
 
 /// Decodes and validates a document. An absent one is empty.
-fn decode_policy(scope: &PolicyScope, document: Option<&Struct>) -> Result<ServicePolicy, ApiError> {
+fn read_policy(scope: &PolicyScope, document: Option<&Struct>) -> Result<ServicePolicy, FieldError> {
     let policy = ServicePolicy::from_document(scope, &decode_document(document))?;
     validate_policy_size(&policy)?;
     Ok(policy)
