@@ -73,6 +73,7 @@ var steps = []step{
 	{"checks health", health},
 	{"watches the health of a service until its removal", watchesHealth},
 	{"reads the contract by reflection", reflects},
+	{"matches values of headers as the registry does", headerPatterns},
 	{"uses mutual TLS, before and after a certificate renewal", speaksTLS},
 	{"gets an error without a trusted certificate", needsTrustedCertificate},
 	{"receives shutdown notices, and the server exits with code 0", shutsDown},

@@ -25,6 +25,24 @@ fn permitted_pattern_matches_whole_values() {
     }
 }
 
+/// Patterns with values that they match and values that they do not. The suites of third-party clients read the same table with the
+/// libraries of their languages.
+const TABLE: &str = include_str!("../../../../tests/interop/header-patterns.tsv");
+
+#[test]
+fn patterns_of_the_table_match_as_they_do_in_other_languages() {
+    let mut lines = 0;
+    for line in TABLE.lines() {
+        let [expected, value, pattern] = line.split('\t').collect::<Vec<_>>()[..] else {
+            panic!("{line:?} has other columns")
+        };
+        assert_eq!(validate(pattern), Ok(()), "{pattern}");
+        assert_eq!(compile(pattern).unwrap().is_match(value), expected == "match", "{pattern} on {value:?}");
+        lines += 1;
+    }
+    assert!(lines > 500, "{lines} lines");
+}
+
 #[test]
 fn pattern_beyond_the_common_language_is_rejected() {
     for (pattern, problem) in [

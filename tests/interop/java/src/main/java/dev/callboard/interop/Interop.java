@@ -47,6 +47,7 @@ public final class Interop {
         step("watches a service before its first registration", edgeCases::watchBeforeRegistration);
         step("checks health", edgeCases::health);
         step("lists the services by reflection", edgeCases::reflection);
+        step("matches values of headers as the registry does", HeaderPatterns::match);
         step("receives shutdown notices, and the server exits with code 0", () -> lifecycle.shutdown(server));
     }
 
