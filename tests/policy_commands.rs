@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::{Child, Ended, ServerProcess, free_port, instance},
+    harness::{Child, Ended, ServerProcess, free_port, instance, within},
     xds::ads_client::{AdsClient, AdsType, StateOfTheWorld},
 };
 
@@ -293,10 +293,8 @@ async fn rollback_does_not_undo_a_change_that_is_made_meanwhile() {
     let rollback = Child::start(&["policy", "rollback", "web", "--server", &proxy]);
     // The command reads the history on its first connection, and sets the policy on its second.
     let change = async { drop(ok(&serve, "policy set web --timeout 5s").await) };
-    let ended = tokio::select! {
-        ended = rollback.ended() => ended,
-        () = delay_second_connection(listener, serve.address(), change) => unreachable!("the command ends first"),
-    };
+    let delayed = delay_second_connection(listener, serve.address(), change);
+    let (ended, ()) = within("the command", async { tokio::join!(rollback.ended(), delayed) }).await;
     assert!(ended.code() != Some(0) && ended.stderr.contains("has revision"), "{}{}", ended.stdout, ended.stderr);
     assert_eq!(policy(&serve, "web").await, json!({"shed": 2, "timeout": "5s"}));
 }

@@ -47,8 +47,8 @@ async fn dry_run_names_the_connected_clients_that_would_not_follow_the_policy() 
     let mut stream = AdsClient::open_node(&serve.client().await, StateOfTheWorld, node).await;
     stream.subscribe(AdsType::Lds, &["payments"]);
     stream.accepted(AdsType::Lds).await;
-    let follows = ok(&serve, "policy set payments --timeout 5s --dry-run").await;
-    assert!(follows.contains("every connected client would follow the policy"), "{follows}");
+    let follows = run(&serve, &["policy", "set", "payments", "--timeout", "5s", "--dry-run"]).await;
+    assert!(follows.stderr.contains("every connected client would follow the policy"), "{}", follows.stderr);
     let table = ok(&serve, "policy set payments --lb least_request --dry-run").await;
     let row = ["lb", "gRPC Go 1.44.0", "1", "uses round robin", "1.73"];
     let has_row =

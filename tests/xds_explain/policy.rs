@@ -270,7 +270,7 @@ async fn ring_has_one_locality_and_other_clients_one_for_each_weight() {
     let ring = explain(&server, asked("go@1.85.0")).await.unwrap();
     assert_eq!((ring.outcome(), ring.routable), (XdsOutcome::Routable, 3));
     assert_eq!((ring.routes[0].taken, &*ring.routes[0].hash_header), (true, "x-user"));
-    assert_eq!(localities(&ring), [(String::new(), 1, 100.0, 3)], "clients would multiply the weights of both");
+    assert_eq!(localities(&ring), [(String::new(), 8, 100.0, 3)], "clients would multiply the weights of both");
     assert_eq!(ring.client.as_ref().unwrap().limitations, []);
 
     // This version would crash with a ring.
