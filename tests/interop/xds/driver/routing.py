@@ -226,8 +226,8 @@ def shed(world: World) -> None:
     """Clients drop the given part of the calls themselves, with UNAVAILABLE, until the policy changes again."""
     prepare(world, ONE_EACH)
     calls = world.number(10_000, 2_000)
-    for percent in (20, 50):
-        set_policy(world, shed=percent)
+    for lb, percent in (("round_robin", 20), ("round_robin", 50), ("ring_hash", 50), ("ring_hash", 20)):
+        set_policy(world, lb=lb, shed=percent)
 
         def dropped(client: Client) -> str | Difference:
             counts = client.call(calls, 8)
