@@ -8,7 +8,7 @@
 //! | `endpoints`, `effective_weights` | instances as endpoints, and their weights in a slow start |
 //! | `following_client` | a client that follows its listener to clusters and their endpoints |
 //! | `policy`, `policy_rejections`, `policy_clusters` | changes of policies, rejected ones, clusters of subsets |
-//! | `zones` | preference for the client's zone |
+//! | `zones`, `zone_changes` | preference for the client's zone, and how often shares change |
 //! | `load_reports` | load reports of clients |
 //! | `restarts` | reconnects, settling, shutdown |
 //! | `status` | the list of watchers, and the client status discovery service |
@@ -30,6 +30,7 @@ mod status;
 mod subscribing;
 mod unread;
 mod unsubscribing;
+mod zone_changes;
 mod zones;
 
 use callboard::pb::callboard::v1::{RegisterRequest, UpdateInstanceRequest};

@@ -72,7 +72,7 @@ struct DefinedZones {
     policy: Revision,
     /// Present instances.
     instances: Arc<ZoneInstances>,
-    /// Layouts of zones with clients and instances, and the instances that each has seen last.
+    /// Layouts of zones with clients, and the instances that each has seen last.
     layouts: BTreeMap<Arc<ZoneName>, (ZoneLayoutState, Arc<ZoneInstances>)>,
     /// A newer definition begins with these layouts, because clients have them.
     is_inherited: bool,
@@ -197,11 +197,10 @@ impl ServiceZones {
         if !Arc::ptr_eq(&definition.instances, instances) && definition.instances != *instances {
             definition.instances = Arc::clone(instances);
         }
-        let has_instances = instances.get(query.client).is_some_and(|zone| zone.registered_weight > 0);
-        if !has_instances || !clients.contains_key(query.client) {
-            definition.layouts.remove(query.client);
+        if !clients.contains_key(query.client) {
             return None;
         }
+        // Also for a zone without instances, so that its clients prefer it as soon as it has some.
         let zones = || with_clients(&definition.instances, clients, demand);
         let (state, seen) = definition.layouts.entry(Arc::clone(query.client)).or_insert_with(|| {
             let state = ZoneLayoutState::new(query.client, &ZoneTargets::new(&zones()));
