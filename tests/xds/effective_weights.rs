@@ -3,21 +3,26 @@
 use std::time::Duration;
 
 use callboard::{
-    model::{PolicyScope, PolicySettings, ServerActor, ServiceName, ServicePolicy},
-    pb::envoy::config::core::v3::{Node, node::UserAgentVersionType},
+    model::{PolicyScope, PolicySettings, ServerActor, ServiceName, ServicePolicy, WeightSource},
+    pb::{
+        callboard::v1::{Heartbeat, KeepAliveRequest, LoadReport},
+        envoy::config::core::v3::{Node, node::UserAgentVersionType},
+    },
     registry::PolicyCommand,
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     ads_client::{AdsClient, BOTH, Eds},
-    register,
+    at, register,
 };
-use crate::harness::InMemory;
+use crate::harness::{HeartbeatStream, InMemory, seconds};
 
 /// Returns names and weights of the localities in the next assignment, by address.
 async fn next(ads: &mut AdsClient) -> Vec<(String, String, u32)> {
-    let lines = ads.accepted(Eds).await.localities("a");
+    let response = ads.message().await.unwrap();
+    ads.accept(&response);
+    let lines = response.localities("a");
     let parts = lines.iter().map(|line| {
         let (head, address) = line.split_once(": ").unwrap();
         let (name, weight) = head.rsplit_once(' ').unwrap();
@@ -28,14 +33,23 @@ async fn next(ads: &mut AdsClient) -> Vec<(String, String, u32)> {
     parts
 }
 
-/// Sets the slow start of the service `a`, and waits until its instances are no longer new.
-async fn set_slow_start(server: &InMemory, window: Duration) {
-    let slow_start = PolicySettings { slow_start: Some(window), ..PolicySettings::default() };
-    let policy = ServicePolicy { settings: slow_start, ..ServicePolicy::default() };
+/// Sets the policy of the service `a`.
+async fn set_policy(server: &InMemory, settings: PolicySettings) {
+    let policy = ServicePolicy { settings, ..ServicePolicy::default() };
     let scope = PolicyScope::Service(ServiceName::parse("a").unwrap());
     let commands = server.shared().commands.on_behalf_of(ServerActor::InProcess.caller());
     commands.set_policy(PolicyCommand { scope, policy, expected_revision: None }).await.unwrap();
+}
+
+/// Sets the slow start of the service `a`, and waits until its instances are no longer new.
+async fn set_slow_start(server: &InMemory, window: Duration) {
+    set_policy(server, PolicySettings { slow_start: Some(window), ..PolicySettings::default() }).await;
     sleep(Duration::from_secs(3)).await;
+}
+
+/// Returns the localities without their weights.
+fn names(assignment: &[(String, String, u32)]) -> Vec<(&str, &str)> {
+    assignment.iter().map(|(address, name, _)| (address.as_str(), name.as_str())).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,5 +119,88 @@ async fn node_gets_weights_every_ten_seconds_and_other_changes_at_once() {
         }
         let waited = server.now() - start;
         assert!(waited < 13_000 + 24_000 + 11_500, "the last weights arrive: {waited} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn instances_that_start_one_after_the_other_share_the_steps_of_a_slow_start() {
+    const STARTED: u8 = 20;
+    let server = InMemory::open();
+    let client = server.client().await;
+    register(&client, "a", 1).await;
+    set_slow_start(&server, Duration::from_mins(1)).await;
+    let mut ads = AdsClient::open(&client, BOTH[0]).await;
+    ads.subscribe(Eds, &["a"]);
+    let mut latest = next(&mut ads).await;
+
+    // Times of the assignments in which nothing but weights has changed.
+    let mut steps = Vec::new();
+    let start = server.now();
+    for second in 0..180_u8 {
+        if second < STARTED {
+            register(&client, "a", 2 + second).await;
+        }
+        // Ends with the second.
+        let _elapsed = timeout(Duration::from_secs(1), async {
+            loop {
+                let assignment = next(&mut ads).await;
+                if names(&assignment) == names(&latest) {
+                    steps.push(server.now() - start);
+                }
+                latest = assignment;
+            }
+        })
+        .await;
+    }
+    assert_eq!(latest.len(), usize::from(1 + STARTED));
+    assert!(latest.iter().all(|(.., weight)| *weight == 100), "{latest:?}");
+    let window = |from: &u64| steps.iter().filter(|at| (*from..*from + 60_000).contains(at)).count();
+    assert!(steps.iter().map(window).all(|steps| steps <= 5), "{steps:?}");
+    assert!((4..=6).contains(&steps.len()), "{steps:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn weights_by_response_time_are_sent_at_most_once_in_ten_seconds_and_move_no_endpoint() {
+    for protocol in BOTH {
+        let server = InMemory::open();
+        let client = server.client().await;
+        let mut leases = Vec::new();
+        for number in 1..=4 {
+            leases.push(client.register(at("a", number)).await.unwrap().lease_id);
+        }
+        set_policy(&server, PolicySettings { weights: Some(WeightSource::ResponseTime), ..PolicySettings::default() })
+            .await;
+        let mut ads = AdsClient::open(&client, protocol).await;
+        ads.subscribe(Eds, &["a"]);
+        let first = next(&mut ads).await;
+        assert!(first.iter().all(|(.., weight)| *weight == 100), "{first:?}");
+
+        let mut beats = HeartbeatStream::open(&client).await;
+        let mut sent = Vec::new();
+        for round in 0..150 {
+            // The last instance is slow in every other minute, so that the weights never rest.
+            let slow = if round % 60 < 30 { 0.04 } else { 0.01 };
+            let heartbeats = leases.iter().zip([0.01, 0.01, 0.01, slow]).map(|(lease, response_time)| {
+                let load = LoadReport { response_time: seconds(response_time), requests: 100, ..LoadReport::default() };
+                Heartbeat { lease_id: lease.clone(), load: Some(load) }
+            });
+            beats.ask(KeepAliveRequest { heartbeats: heartbeats.collect() }).await.unwrap();
+            // Ends with the interval of the heartbeats.
+            let _elapsed = timeout(Duration::from_secs(2), async {
+                loop {
+                    let assignment = next(&mut ads).await;
+                    sent.push((server.now(), assignment));
+                }
+            })
+            .await;
+        }
+        let times: Vec<_> = sent.iter().map(|(at, _)| *at).collect();
+        assert!((6..=20).contains(&times.len()), "{times:?}");
+        assert!(times.windows(2).all(|two| two[1] - two[0] >= 10_000), "{times:?}");
+        for (_, assignment) in &sent {
+            assert_eq!(names(assignment), names(&first), "a renamed locality would reconnect its endpoints");
+        }
+        let lowest = sent.iter().map(|(_, assignment)| assignment[3].2).min().unwrap();
+        assert!((50..=65).contains(&lowest), "a slow instance has about half of its weight, not {lowest} %");
     }
 }
