@@ -36,6 +36,9 @@
 //! xds_policy_none                              4 clients of a service of 1,000 instances without a policy, each in a zone of its own
 //! xds_policy_zones                             the same with zone preference: each gets an assignment of its own
 //! xds_policy_subsets                           1 client of a service of 1,000 instances with 16 subsets and 32 routes
+//! xds_restart_off, xds_restart_prefer          1,000 clients in 5 zones while 500 instances restart, without and with zone preference
+//! xds_restart_by_zone_off, xds_restart_by_zone_prefer
+//!                                              the same, one zone after the other
 //! ```
 //!
 //! The rows of `client` are:

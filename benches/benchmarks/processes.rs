@@ -116,11 +116,20 @@ impl Server {
         Ok(last)
     }
 
+    /// Returns the largest resident memory so far in bytes.
+    pub fn peak_memory(&self) -> Result<u64> {
+        self.memory_field("VmHWM:")
+    }
+
     fn memory_now(&self) -> Result<u64> {
+        self.memory_field("VmRSS:")
+    }
+
+    fn memory_field(&self, field: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.0.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        Ok(kilobytes.context("no VmRSS in /proc: Linux is needed")?.parse::<u64>()? * 1024)
+        Ok(kilobytes.with_context(|| format!("no {field} in /proc: Linux is needed"))?.parse::<u64>()? * 1024)
     }
 
     /// Returns the CPU time of all threads, from `schedstat`, which has nanoseconds where `/proc/PID/stat` has steps of 10 ms.

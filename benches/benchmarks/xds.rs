@@ -4,6 +4,7 @@ mod ads;
 pub mod baseline;
 mod fan_out;
 mod policies;
+mod rolling_restart;
 mod subscriptions;
 mod target;
 mod wildcard;
@@ -14,7 +15,10 @@ use anyhow::{Context, Result};
 use tokio::{task::LocalSet, time::timeout};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{compare::beside, report::Report};
+use crate::{
+    compare::beside,
+    report::{Report, median},
+};
 use target::{Layout, Recording, Target};
 use wildcard::Variant;
 
@@ -69,13 +73,24 @@ pub async fn run(only: &str, pairs: usize) -> Result<Report> {
         compare(&mut report, row, &baseline, &callboard);
     }
     for (name, policy) in policies::ROWS.iter().filter(|(name, _)| name.contains(only)) {
-        let mut runs = Vec::new();
-        for _ in 0..pairs {
-            runs.push(within(name, policies::run(*policy)).await?);
-        }
-        policies::summarize(&mut report, name, &runs);
+        alone(&mut report, name, pairs, || policies::run(*policy)).await?;
+    }
+    for (name, restart) in rolling_restart::ROWS.iter().filter(|(name, _)| name.contains(only)) {
+        alone(&mut report, name, pairs, || restart.run()).await?;
     }
     Ok(report)
+}
+
+/// Adds the medians of runs without a baseline.
+async fn alone(report: &mut Report, name: &str, runs: usize, run: impl AsyncFn() -> Result<Outcome>) -> Result<()> {
+    let mut outcomes = Vec::new();
+    for _ in 0..runs {
+        outcomes.push(within(name, run()).await?);
+    }
+    for (at, (what, unit, _)) in outcomes.first().into_iter().flatten().enumerate() {
+        report.add(format!("{name}_{what}"), median(outcomes.iter().map(|outcome| outcome[at].2)), unit, "");
+    }
+    Ok(())
 }
 
 /// Runs a measurement on this thread, with the time-out.

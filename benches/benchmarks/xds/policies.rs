@@ -24,7 +24,7 @@ use crate::{
     client::{connect, instance, milliseconds, service_name},
     now,
     processes::Server,
-    report::{Report, median},
+    report::median,
 };
 
 /// Number of instances of the service.
@@ -64,9 +64,7 @@ pub async fn run(policy: MeasuredPolicy) -> Result<Outcome> {
     register(server.address).await?;
     let channel = connect(server.address, 1).await?.remove(0);
     if let Some(document) = policy.document() {
-        let policy = structure(&document).context("the policy is no object")?;
-        let request = SetPolicyRequest { service: service_name(0), policy: Some(policy), ..Default::default() };
-        AdminServiceClient::new(channel.clone()).set_policy(request).await?;
+        set_policy(&channel, &document).await?;
     }
     let cpu = || anyhow::Ok(server.cpu()?.as_secs_f64() * 1e6);
 
@@ -93,11 +91,12 @@ pub async fn run(policy: MeasuredPolicy) -> Result<Outcome> {
     ])
 }
 
-/// Adds the medians of all runs.
-pub fn summarize(report: &mut Report, name: &str, runs: &[Outcome]) {
-    for (at, (what, unit, _)) in runs.first().into_iter().flatten().enumerate() {
-        report.add(format!("{name}_{what}"), median(runs.iter().map(|run| run[at].2)), unit, "");
-    }
+/// Sets the policy of the service.
+pub async fn set_policy(channel: &Channel, document: &Json) -> Result<()> {
+    let policy = structure(document).context("the policy is no object")?;
+    let request = SetPolicyRequest { service: service_name(0), policy: Some(policy), ..Default::default() };
+    AdminServiceClient::new(channel.clone()).set_policy(request).await?;
+    Ok(())
 }
 
 impl MeasuredPolicy {
@@ -124,13 +123,13 @@ impl MeasuredPolicy {
         match self {
             Self::Absent | Self::Zones => {
                 for number in 0..ZONES {
-                    let mut client = AdsStream::open_as(channel, node(number)).await?;
+                    let mut client = AdsStream::open_as(channel, node_in(&zone(number), number)).await?;
                     client.subscribe_to_service(&service).await?;
                     clients.push((client, 1));
                 }
             }
             Self::Subsets => {
-                let mut client = AdsStream::open_as(channel, node(0)).await?;
+                let mut client = AdsStream::open_as(channel, node_in(&zone(0), 0)).await?;
                 client.subscribe(LISTENER, vec![service.clone()]).await?;
                 client.collect(LISTENER, 1).await?;
                 let mut clusters: Vec<_> = (0..SUBSETS).map(|subset| format!("{service}|v{subset}")).collect();
@@ -177,11 +176,11 @@ fn placed_instance(id: usize, variant: u32) -> pb::RegisterRequest {
     request
 }
 
-/// Returns a client that follows all of a policy.
-fn node(number: usize) -> Node {
+/// Returns a client in a zone, which follows all of a policy.
+pub fn node_in(zone: &str, number: usize) -> Node {
     Node {
-        id: format!("client-{number}"),
-        locality: Some(Locality { region: "eu".into(), zone: zone(number), ..Locality::default() }),
+        id: format!("client-{number:05}"),
+        locality: Some(Locality { region: "eu".into(), zone: zone.into(), ..Locality::default() }),
         user_agent_name: "gRPC Go".into(),
         user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion("1.85.0".into())),
         ..Node::default()
