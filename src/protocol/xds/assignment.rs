@@ -28,10 +28,13 @@ use std::{
     sync::LazyLock,
 };
 
-use super::client_family::{ClientFamily, ClientFeature};
+use super::{
+    client_family::{ClientFamily, ClientFeature},
+    cluster_name::EmptyModes,
+};
 use crate::{
     balancing::ZoneLayout,
-    model::{EffectivePolicy, EmptySubset, Instance, LoadBalancing, Split, SubsetName, WeightSource},
+    model::{EffectivePolicy, EmptySubset, Instance, LoadBalancing, SubsetName, WeightSource},
 };
 pub(super) use endpoint::{OmissionReason, XdsEndpoint};
 use locality::LocalityNaming;
@@ -84,6 +87,8 @@ pub(super) struct AssignmentInput<'a> {
     pub(super) policy: &'a EffectivePolicy,
     /// Subset whose instances come first. `None`: those of the whole service.
     pub(super) subset: Option<&'a SubsetName>,
+    /// The cluster is for the calls of the subset that fail while it is empty, if others do not.
+    pub(super) is_failing: bool,
     /// Instances of the service.
     pub(super) own: Vec<&'a Instance>,
     /// Instances of each service that takes the calls once this one has no routable instance, in this order.
@@ -107,17 +112,6 @@ pub(super) struct ServiceAssignment<'a> {
     is_dynamic: bool,
     /// Instances of the service that are left out.
     pub(super) omitted: Vec<(&'a Instance, OmissionReason)>,
-}
-
-/// Returns whether a subset gets calls, and the destination of its calls while it has no routable instances. The calls fail if one of the
-/// splits with the subset says so, because clients have one assignment for all of them.
-fn empty_mode(policy: &EffectivePolicy, subset: &SubsetName) -> Option<EmptySubset> {
-    let splits = policy.routes.iter().filter_map(|route| route.split.as_ref()).chain(&policy.default_split);
-    let selecting = splits.filter(|split: &&Split| split.shares.iter().any(|(name, _)| name == subset));
-    selecting.map(|split| split.empty).reduce(|one, other| match (one, other) {
-        (EmptySubset::Spill, EmptySubset::Spill) => EmptySubset::Spill,
-        (EmptySubset::Fail, _) | (_, EmptySubset::Fail) => EmptySubset::Fail,
-    })
 }
 
 impl<'a> AssignmentInput<'a> {
@@ -189,9 +183,10 @@ impl<'a> AssignmentInput<'a> {
 
     /// Returns whether other instances take the calls. A subset without calls has no others: clients would connect to them once more.
     fn falls_back(&self) -> bool {
-        match self.subset.map(|subset| empty_mode(self.policy, subset)) {
-            None | Some(Some(EmptySubset::Spill)) => true,
-            Some(None | Some(EmptySubset::Fail)) => false,
+        match self.subset.map(|subset| EmptyModes::of(self.policy, subset)) {
+            None | Some(EmptyModes::Same(EmptySubset::Spill)) => true,
+            Some(EmptyModes::NoCalls | EmptyModes::Same(EmptySubset::Fail)) => false,
+            Some(EmptyModes::Both) => !self.is_failing,
         }
     }
 }
@@ -235,6 +230,7 @@ impl<'a> ServiceAssignment<'a> {
         let input = AssignmentInput {
             policy: &NO_POLICY,
             subset: None,
+            is_failing: false,
             own: instances.collect(),
             fallbacks: Vec::new(),
             weights: None,

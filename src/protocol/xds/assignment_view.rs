@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher13;
 
 use super::{
     assignment::{AssignmentInput, AssignmentParts, EndpointLayout, ServiceAssignment},
-    cluster_name::split_cluster_name,
+    cluster_name::{is_failing_cluster, split_cluster_name},
     resource::EncodedResource,
     zone_layouts::ZoneLayouts,
 };
@@ -100,6 +100,7 @@ impl AssignmentQuery<'_> {
         let input = AssignmentInput {
             policy: self.policy,
             subset,
+            is_failing: is_failing_cluster(self.cluster),
             own: own.collect(),
             fallbacks: fallbacks.collect(),
             weights: weights.is_some().then_some(&weigh),

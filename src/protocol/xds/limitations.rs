@@ -6,7 +6,7 @@ mod tests;
 use std::time::Duration;
 
 use super::client_family::{ClientFamily, ClientFeature, ClientLibrary, LibraryVersion};
-use crate::model::{EffectivePolicy, LoadBalancing, RetryPolicy, WeightSource, ZoneMode};
+use crate::model::{EffectivePolicy, EmptySubset, LoadBalancing, RetryPolicy, Split, WeightSource, ZoneMode};
 
 /// Behaviour of clients that may or may not follow a field, because their library is unknown.
 const UNKNOWN_LIBRARY: &str = "may ignore it: the library is not known";
@@ -43,6 +43,12 @@ pub(super) fn limitations(policy: &EffectivePolicy, family: ClientFamily) -> Vec
         ),
         (policy.shed > 0, "shed", ClientFeature::Drops, "drops no calls"),
         (
+            spills(policy),
+            "empty",
+            ClientFeature::Priorities,
+            "leaves a subset only if the registry finds no routable instance, not if it cannot connect to any",
+        ),
+        (
             !policy.fallback.is_empty(),
             "fallback",
             ClientFeature::Priorities,
@@ -53,6 +59,12 @@ pub(super) fn limitations(policy: &EffectivePolicy, family: ClientFamily) -> Vec
         found.require(feature, field.to_owned(), behaviour);
     }
     found.found
+}
+
+/// Returns whether the calls of some subset go to the rest of the service while it has no instances.
+fn spills(policy: &EffectivePolicy) -> bool {
+    let mut splits = policy.routes.iter().filter_map(|route| route.split.as_ref()).chain(&policy.default_split);
+    splits.any(|split: &Split| split.empty == EmptySubset::Spill)
 }
 
 /// Limitations of a family that have been found.

@@ -21,7 +21,7 @@ mod tests;
 
 use std::{collections::BTreeSet, mem, sync::Arc, time::Duration};
 
-use super::cluster_name::{clusters_of, split_cluster_name};
+use super::cluster_name::{clusters_of, defines};
 use crate::model::{EffectivePolicy, Revision, ServiceName};
 
 /// Time from the confirmation of a step to the next one. With less than 20 ms, grpc-go fails calls.
@@ -314,9 +314,4 @@ impl PolicyRollout {
             }
         }
     }
-}
-
-/// Returns whether a policy defines a cluster: that of the whole service, or that of one of its subsets.
-fn defines(policy: &EffectivePolicy, cluster: &str) -> bool {
-    split_cluster_name(cluster).1.is_none_or(|subset| policy.subsets.keys().any(|name| name.as_str() == subset))
 }

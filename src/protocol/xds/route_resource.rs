@@ -137,7 +137,7 @@ impl RouteBuilder<'_> {
     fn warm_routes(&self, selected: &SelectedRoutes<'_>) -> Vec<Route> {
         let splits = self.policy.routes.iter().map(|route| route.split.as_ref());
         let splits = splits.chain([self.policy.default_split.as_ref()]);
-        let reached = splits.flat_map(|split| clusters_of_split(self.service, split));
+        let reached = splits.flat_map(|split| clusters_of_split(self.service, self.policy, split));
         let reached: BTreeSet<_> = reached.map(|(name, _)| name).collect();
         let others: Vec<_> = selected.listed.difference(&reached).collect();
         let token = warm_token(selected.incarnation);
@@ -154,7 +154,7 @@ impl RouteBuilder<'_> {
     }
 
     fn destination(&self, split: Option<&Split>) -> ClusterSpecifier {
-        specifier(clusters_of_split(self.service, split))
+        specifier(clusters_of_split(self.service, self.policy, split))
     }
 
     /// Returns an action with a time limit. Zero leaves only the caller's deadline.

@@ -281,6 +281,7 @@ proptest! {
             crate::model::InstanceFilter::parse("id matches \"^a\"").unwrap().unwrap();
         let input = AssignmentInput {
             subset: of_subset.then_some(&subset),
+            is_failing: false,
             fallbacks: vec![fallback.iter().collect()],
             layout,
             ..input(&policy, &own)

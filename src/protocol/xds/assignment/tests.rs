@@ -3,10 +3,17 @@ use std::collections::BTreeMap;
 use prost::Message as _;
 use prost_types::Any;
 
-use super::{super::resource::ResourceType, *};
+use super::{
+    super::{
+        cluster_name::{clusters_of, clusters_of_split, defines},
+        resource::ResourceType,
+    },
+    *,
+};
 use crate::{
     model::{
-        Address, Conditions, InstanceFilter, InstanceId, Locality, Metadata, PolicyRoute, Revision, ServiceName, Subset,
+        Address, Conditions, InstanceFilter, InstanceId, Locality, Metadata, PolicyRoute, Revision, ServiceName, Split,
+        Subset,
     },
     pb::envoy::config::{
         core::v3::{HealthStatus, Locality as SentLocality, address, socket_address::PortSpecifier},
@@ -29,6 +36,7 @@ pub(super) fn input<'a>(policy: &'a EffectivePolicy, instances: &'a [Instance]) 
     AssignmentInput {
         policy,
         subset: None,
+        is_failing: false,
         own: instances.iter().collect(),
         fallbacks: Vec::new(),
         weights: None,
@@ -257,9 +265,10 @@ fn subset_is_followed_by_the_rest_of_the_service_and_by_fallbacks_without_repeat
 }
 
 #[test]
-fn subset_fails_if_one_of_the_splits_with_it_does() {
+fn calls_that_fail_have_a_cluster_of_their_own_beside_those_that_do_not() {
+    let own = [versioned("a", "1", "10.0.0.1"), versioned("b", "2", "10.0.0.2")];
     let (mut policy, v1) = policy(Some(("v1", EmptySubset::Spill)));
-    assert_eq!(empty_mode(&policy, &v1), Some(EmptySubset::Spill));
+    assert_eq!(EmptyModes::of(&policy, &v1), EmptyModes::Same(EmptySubset::Spill));
     policy.routes.push(PolicyRoute {
         headers: Vec::new(),
         method: None,
@@ -268,7 +277,20 @@ fn subset_fails_if_one_of_the_splits_with_it_does() {
         retry: None,
         hash_header: None,
     });
-    assert_eq!(empty_mode(&policy, &v1), Some(EmptySubset::Fail));
+    assert_eq!(EmptyModes::of(&policy, &v1), EmptyModes::Both);
+    let localities_of = |is_failing| {
+        let input = AssignmentInput { subset: Some(&v1), is_failing, ..input(&policy, &own) };
+        localities(&decode_input(&input, None))
+    };
+    assert_eq!(localities_of(false), expected([(0, "", "10.0.0.1"), (1, "~@", "10.0.0.2")]));
+    assert_eq!(localities_of(true), expected([(0, "", "10.0.0.1")]));
+    let clusters = |split| clusters_of_split("web", &policy, split);
+    assert_eq!(clusters(policy.default_split.as_ref())[0].0.as_ref(), "web|v1");
+    assert_eq!(clusters(policy.routes[0].split.as_ref())[0].0.as_ref(), "web|v1|fail");
+    assert!(clusters_of("web", &policy).contains("web|v1|fail") && defines(&policy, "web|v1|fail"));
+    policy.default_split = None;
+    assert_eq!(clusters_of_split("web", &policy, policy.routes[0].split.as_ref())[0].0.as_ref(), "web|v1");
+    assert!(!defines(&policy, "web|v1|fail"));
 }
 
 #[test]

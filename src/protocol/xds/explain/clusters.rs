@@ -1,6 +1,6 @@
 //! Clusters of a service, as one client gets them.
 
-use std::sync::Arc;
+use std::{iter, sync::Arc};
 
 use super::{
     super::{
@@ -8,7 +8,7 @@ use super::{
         assignment::{AssignmentParts, ServiceAssignment, TierKind},
         assignment_view::AssignmentQuery,
         client_family::ClientFeature,
-        cluster_name::{cluster_name, clusters_of},
+        cluster_name::{cluster_name, clusters_of, failing_cluster_name},
         resource::EncodedResource,
         source::{ClientProfile, fallbacks},
     },
@@ -74,9 +74,12 @@ impl<'a> ClientService<'a> {
     pub(super) fn clusters(&self) -> Vec<ServiceCluster<'a>> {
         let name = self.name.as_str();
         let subscribed = clusters_of(name, self.policy);
-        let subsets = self.policy.subsets.keys().map(Some);
-        let clusters = [None].into_iter().chain(subsets);
-        let clusters = clusters.map(|subset| ServiceCluster { name: cluster_name(name, subset), subset });
+        let whole = ServiceCluster { name: cluster_name(name, None), subset: None };
+        let subsets = self.policy.subsets.keys().flat_map(|subset| {
+            let names = [cluster_name(name, Some(subset)), failing_cluster_name(name, subset)];
+            names.map(|name| ServiceCluster { name, subset: Some(subset) })
+        });
+        let clusters = iter::once(whole).chain(subsets);
         clusters.filter(|cluster| subscribed.contains(&cluster.name)).collect()
     }
 

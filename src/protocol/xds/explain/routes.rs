@@ -25,7 +25,7 @@ pub(super) fn explained_routes(
         conditions: conditions(route),
         taken: taken == Some(at),
         reason: unmet.or_else(|| overtaken(at)).unwrap_or_default(),
-        shares: shares(service, route.split.as_ref()),
+        shares: shares(service, policy, route.split.as_ref()),
         timeout: timeout(route.timeout.unwrap_or(policy.timeout)),
         retries: retries(route.retry.as_ref().or(policy.retry.as_ref())),
         hash_header: route.hash_header.as_deref().unwrap_or_default().to_owned(),
@@ -35,7 +35,7 @@ pub(super) fn explained_routes(
         conditions: Vec::new(),
         taken: taken.is_none(),
         reason: overtaken(policy.routes.len()).unwrap_or_default(),
-        shares: shares(service, policy.default_split.as_ref()),
+        shares: shares(service, policy, policy.default_split.as_ref()),
         timeout: timeout(policy.timeout),
         retries: retries(policy.retry.as_ref()),
         hash_header: String::new(),
@@ -78,8 +78,8 @@ fn unmet_condition(route: &PolicyRoute, call: &ExplainedCall) -> Option<String> 
     })
 }
 
-fn shares(service: &str, split: Option<&Split>) -> Vec<pb::ClusterShare> {
-    let shares = clusters_of_split(service, split).into_iter();
+fn shares(service: &str, policy: &EffectivePolicy, split: Option<&Split>) -> Vec<pb::ClusterShare> {
+    let shares = clusters_of_split(service, policy, split).into_iter();
     shares.map(|(cluster, percent)| pb::ClusterShare { cluster: cluster.to_string(), percent }).collect()
 }
 

@@ -75,9 +75,14 @@ def killed_subset_spills(world: World) -> None:
     world.payments.remove(killed.id)
 
 
+SPILLING = "/callboard.interop.Spilling"  # service whose calls go to the rest while their subset is empty
+
+
 def empty_subset_fails(world: World) -> None:
-    """With `empty = "fail"`, calls to a subset without instances fail at once with UNAVAILABLE, and succeed again later."""
-    prepare(world, ONE_EACH, **ALL_TO_V2, empty="fail")
+    """With `empty = "fail"`, calls to a subset without instances fail at once with UNAVAILABLE, and succeed again later. The calls
+    of a route that spills do not fail."""
+    spilling = {"method": f"{SPILLING}/*", "to": {"v2": 100}, "empty": "spill"}
+    prepare(world, ONE_EACH, **ALL_TO_V2, empty="fail", route=[spilling])
     world.payments.drain("v2-z1")
 
     def fails(client: Client) -> str | Difference:
@@ -88,7 +93,14 @@ def empty_subset_fails(world: World) -> None:
         error = client.fails(client.type.status_without_backends)
         return WAITS if client.type.status_without_backends == "DEADLINE_EXCEEDED" else error
 
+    def spills(client: Client) -> None:
+        deadline = time.monotonic() + UPDATE_TIMEOUT
+        while set(by_version(counts := client.call(20, 4, method=f"{SPILLING}/Call"))) != {"v1"}:
+            check(time.monotonic() < deadline, f"calls of a route that spills: {counts}")
+        check_no_failures(counts)
+
     world.fleet.each(fails)
+    world.fleet.each(spills)
     world.payments.update("v2-z1", draining=False)
     world.fleet.each(lambda client: client.sees("v2-z1") and None)
 
