@@ -92,7 +92,7 @@ fn problem(
         let reason = || "the client was not sent the policy yet".to_owned();
         return (present.revision > Revision(0)).then(|| (Revision(0), reason()));
     };
-    let has = rollout.selecting().revision;
+    let has = rollout.accepted_revision();
     if let Some(rejected) = rollout.rejected() {
         let reason = format!("the client rejected the policy of revision {}: {}", rejected.revision.0, rejected.error);
         return Some((has, reason));

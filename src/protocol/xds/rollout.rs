@@ -135,6 +135,11 @@ impl PolicyRollout {
         &self.listed
     }
 
+    /// Revision of the last policy that the client accepted as a whole. 0: none.
+    pub(super) fn accepted_revision(&self) -> Revision {
+        self.accepted.as_ref().map_or(Revision(0), |policy| policy.revision)
+    }
+
     /// Last policy that the client rejected, unless there is a newer one.
     pub(super) fn rejected(&self) -> Option<&RejectedPolicy> {
         self.rejected.as_ref()
