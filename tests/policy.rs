@@ -192,7 +192,7 @@ async fn invalid_policy_is_rejected_with_its_field_and_changes_nothing() {
         ("web", json!({"route": [{}, {"timeout": "1s"}]}), "route[1]"),
         ("web", json!({"fallback": ["b"]}), "fallback"),
         ("", json!({"fallback": ["b"]}), "fallback"),
-        ("", json!({"lb": "ring_hash"}), "slow_start"),
+        ("", json!({"lb": "ring_hash"}), "lb"),
         ("web", json!({"lb": "ring_hash", "weights": "response_time"}), "weights"),
         ("web", json!({"route": (0..32).map(route).collect::<Vec<_>>()}), "policy"),
         ("we b", json!({"lb": "ring_hash"}), "service"),

@@ -125,6 +125,11 @@ pub fn write(records: &LoadedRecords, out: &mut impl Write, mut progress: impl F
     out.flush()
 }
 
+/// Returns the text of an error without the number of the line, which is always 1: each line is parsed alone.
+fn json_error(error: &serde_json::Error) -> String {
+    error.to_string().replace(" at line 1 column ", " at column ")
+}
+
 /// Takes the check states of an instance from the front of `left`, which is in the order of instances. Skips the states of checks
 /// that the instance no longer has.
 fn take_states<'a>(instance: &Instance, left: &mut &'a [(CheckKey, SavedCheck)]) -> Vec<SavedCheckRecord> {
@@ -161,7 +166,7 @@ pub fn read(lines: impl BufRead, mut progress: impl FnMut(usize)) -> Result<Load
             validate_revision(newest).map_err(invalid)?;
             continue;
         }
-        let parsed: ExportLine = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+        let parsed: ExportLine = serde_json::from_str(&text).map_err(|error| invalid(json_error(&error)))?;
         let written_id = parsed.id.clone();
         let (stored, states) = parsed.into_stored().map_err(|error| invalid(error.to_string()))?;
         let instance = &stored.instance;
@@ -205,7 +210,7 @@ struct ImportedPolicies(BTreeMap<PolicyScope, StoredPolicy>);
 impl ImportedPolicies {
     /// Reads a line. Returns the newest revision of its policy.
     fn add(&mut self, line: &str) -> Result<Revision, String> {
-        let parsed: PolicyLine = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        let parsed: PolicyLine = serde_json::from_str(line).map_err(|error| json_error(&error))?;
         let stored = parsed.into_stored().map_err(|error| error.to_string())?;
         let (scope, newest) = (stored.scope.clone(), stored.revisions.last().map(|newest| newest.revision));
         if self.0.len() == MAX_POLICIES {

@@ -13,9 +13,19 @@ use serde::{
 pub type DocumentTable = BTreeMap<String, DocumentValue>;
 
 /// Document of a policy. `ServicePolicy::from_document` validates it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct PolicyDocument(pub DocumentTable);
+
+impl<'de> Deserialize<'de> for PolicyDocument {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The visitor of values rejects fields that occur twice, which that of maps does not.
+        match DocumentValue::deserialize(deserializer)? {
+            DocumentValue::Table(table) => Ok(Self(table)),
+            other => Err(D::Error::custom(format_args!("the policy is {}, not a table", other.kind()))),
+        }
+    }
+}
 
 /// Value in a document.
 #[derive(Debug, Clone, PartialEq)]

@@ -95,10 +95,13 @@ fn codes(retry: &TableReader<'_>) -> Result<Option<BTreeSet<RetryableCode>>, Fie
 
 #[expect(clippy::option_option, reason = "`outlier` may be open, off or on")]
 fn outlier(table: &TableReader<'_>) -> Result<Option<Option<OutlierDetection>>, FieldError> {
-    const HINT: &str = "write \"off\", or a table such as { failure_percent = 50 }";
+    const HINT: &str = "write \"off\", \"default\", or a table such as { failure_percent = 50 }";
     if let Ok(Some(text)) = table.text("outlier", HINT) {
-        let hint = HINT.to_owned();
-        return if text == "off" { Ok(Some(None)) } else { Err(table.error("outlier", "is not \"off\"", hint)) };
+        return match text {
+            "off" => Ok(Some(None)),
+            "default" => Ok(Some(Some(OutlierDetection::default()))),
+            _ => Err(table.error("outlier", "is not a value of this field", HINT)),
+        };
     }
     let Some(outlier) = table.table("outlier", HINT)? else { return Ok(None) };
     outlier.only(&["failure_percent", "hosts", "calls", "interval", "eject", "max_percent"])?;

@@ -57,13 +57,11 @@ pub(super) fn split(
             let hint = similar.map_or_else(|| "add it to subsets".to_owned(), |name| format!("write {name}"));
             return Err(given.error(subset, "is the percentage of a subset that does not exist", hint));
         };
-        match given.percent(subset, 0..=100)? {
-            // Clients disagree on the meaning of a share of 0.
-            Some(0) => {
-                return Err(given.error(subset, "is no share of the calls", "write 1 to 100, or leave the subset out"));
-            }
-            share => shares.extend(share.map(|share| (known.clone(), share))),
+        // Clients disagree on the meaning of a share of 0.
+        if given.is_zero(subset) {
+            return Err(given.error(subset, "is no share of the calls", "write 1 to 100, or leave the subset out"));
         }
+        shares.extend(given.percent(subset, 1..=100)?.map(|share| (known.clone(), share)));
     }
     let sum: u32 = shares.iter().map(|(_, share)| u32::from(*share)).sum();
     match sum {

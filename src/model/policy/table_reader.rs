@@ -107,6 +107,11 @@ impl<'a> TableReader<'a> {
         })
     }
 
+    /// Returns whether a field is the number 0.
+    pub(super) fn is_zero(&self, name: &str) -> bool {
+        self.table.get(name) == Some(&DocumentValue::Number(0.0))
+    }
+
     /// Returns a whole number within a range.
     pub(super) fn whole(&self, name: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, FieldError> {
         let Some(value) = self.table.get(name) else { return Ok(None) };

@@ -101,21 +101,17 @@ impl EffectivePolicy {
         warnings
     }
 
-    /// Returns a warning if no split reaches some instances.
+    /// Returns a warning if no split reaches instances that are in no subset. Those of a subset without calls are meant to get none.
     fn unreached_instances(&self, members: &SubsetMembers) -> Option<PolicyWarning> {
-        let mut reached = 0;
         let mut last = String::new();
         for (place, split) in self.splits() {
-            for (subset, _) in &split?.shares {
-                reached |= self.subsets.keys().position(|name| name == subset).map_or(0, |at| 1 << at);
-            }
+            split?;
             last = place;
         }
-        let unreached = members.count_routable(|mask| mask & reached == 0);
+        let unreached = members.count_routable(|mask| mask == 0);
         (unreached > 0).then(|| {
             let of = members.count_routable(|_| true);
-            let problem =
-                format!("leaves {unreached} of {of} routable instances without calls: no split names their subset");
+            let problem = format!("leaves {unreached} of {of} routable instances without calls: they are in no subset");
             PolicyWarning::new(last, problem, "add a subset for them, or change a filter")
         })
     }

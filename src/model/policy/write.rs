@@ -124,6 +124,9 @@ fn retry(policy: &RetryPolicy, fields: DocumentFields) -> DocumentValue {
 fn outlier(detection: Option<&OutlierDetection>, fields: DocumentFields) -> DocumentValue {
     let Some(set) = detection else { return "off".into() };
     let default = OutlierDetection::default();
+    if *set == default && fields == DocumentFields::Changed {
+        return "default".into();
+    }
     fields.table([
         ("failure_percent", set.failure_percent != default.failure_percent, u32::from(set.failure_percent).into()),
         ("hosts", set.hosts != default.hosts, set.hosts.into()),

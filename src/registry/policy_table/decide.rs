@@ -53,7 +53,10 @@ pub(super) fn decide(present: &Policies, command: PolicyCommand) -> Result<Polic
         return Ok(PolicyDecision::NoOp(PolicyOutcome { newest: known.newest().cloned(), changed: false }));
     }
     match &scope {
-        PolicyScope::Defaults => validate_defaults(present, &policy)?,
+        PolicyScope::Defaults => {
+            let services = present.services.iter().filter_map(|(service, known)| Some((service, known.policy()?)));
+            validate_defaults(Some(&policy), services)?;
+        }
         PolicyScope::Service(service) => {
             merge(Some(&policy), present.defaults.policy()).validate()?;
             present.fallbacks.validate(service, &policy.fallback)?;
@@ -76,19 +79,37 @@ fn validate_revision(scope: &PolicyScope, known: &ScopePolicy, expected: Option<
     Err(PolicyError::OtherRevision { scope: scope.clone(), expected, present })
 }
 
-/// Verifies new defaults, alone and with the policy of each service.
-fn validate_defaults(present: &Policies, defaults: &ServicePolicy) -> Result<(), FieldError> {
-    merge(None, Some(defaults)).validate()?;
-    for (service, known) in &present.services {
-        let Some(policy) = known.policy() else { continue };
-        merge(Some(policy), Some(defaults)).validate().map_err(|error| conflict_with(service, &error))?;
+/// Verifies defaults, alone and with the policy of each service.
+pub(super) fn validate_defaults<'a>(
+    defaults: Option<&ServicePolicy>,
+    services: impl Iterator<Item = (&'a ServiceName, &'a ServicePolicy)>,
+) -> Result<(), FieldError> {
+    let alone = merge(None, defaults);
+    alone.validate()?;
+    let conflicts = services.filter_map(|(service, policy)| {
+        let error = merge(Some(policy), defaults).validate().err()?;
+        // All conflicts are with `lb`. A service that leaves it open has set the other field.
+        let is_lb = policy.settings.lb.is_none();
+        Some((service.as_str(), is_lb, error))
+    });
+    let conflicts: Vec<_> = conflicts.collect();
+    let Some((_, is_lb, error)) = conflicts.first() else { return Ok(()) };
+    let names: Vec<_> = conflicts.iter().filter(|conflict| conflict.1 == *is_lb).map(|conflict| conflict.0).collect();
+    let problem = format!("in the defaults does not go with the policies of {} ({error})", in_words(&names));
+    let hint = "change these policies first";
+    if *is_lb {
+        return Err(FieldError::new("lb", &alone.lb.to_string(), problem, hint));
     }
-    Ok(())
+    Err(FieldError::without_value(error.field.clone(), problem, hint))
 }
 
-pub(super) fn conflict_with(service: &ServiceName, error: &FieldError) -> FieldError {
-    let problem = format!("would make the policy of service {:?} invalid ({error})", service.as_str());
-    FieldError::without_value(error.field.clone(), problem, "change the policy of this service first")
+/// Returns some names, and the number of the others.
+fn in_words(names: &[&str]) -> String {
+    const MAX_NAMES: usize = 3;
+    match names.len().saturating_sub(MAX_NAMES) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names[..MAX_NAMES].join(", ")),
+    }
 }
 
 pub(super) fn merge(service: Option<&ServicePolicy>, defaults: Option<&ServicePolicy>) -> EffectivePolicy {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     MAX_POLICIES, Policies, PolicyError, PolicyRevision,
-    decide::{conflict_with, merge},
+    decide::{merge, validate_defaults},
     fallback::FallbackGraph,
 };
 use crate::model::{FieldError, PolicyScope, ServiceName, ServicePolicy};
@@ -37,10 +37,8 @@ impl<'a> PolicySet<'a> {
     fn validate(&self, scope: &PolicyScope) -> Result<(), FieldError> {
         match scope {
             PolicyScope::Defaults => {
-                merge(None, self.defaults).validate()?;
-                self.services.iter().try_for_each(|(service, policy)| {
-                    merge(Some(policy), self.defaults).validate().map_err(|error| conflict_with(service, &error))
-                })
+                let services = self.services.iter().map(|(service, policy)| (*service, *policy));
+                validate_defaults(self.defaults, services)
             }
             PolicyScope::Service(service) => {
                 let Some(policy) = self.services.get(service) else { return Ok(()) };

@@ -214,7 +214,19 @@ fn conflict_between_a_service_and_the_defaults_is_rejected_from_either_side() {
     let slow = with_settings(PolicySettings { weights: Some(WeightSource::ResponseTime), ..PolicySettings::default() });
     set(&table, service("web"), slow.clone());
     let error = rejection(&table, PolicyScope::Defaults, with_lb(LoadBalancing::RingHash));
-    assert!(error.contains("would make the policy of service \"web\" invalid"), "{error}");
+    assert!(
+        error.contains("lb \"ring_hash\" in the defaults does not go with the policies of web (weights"),
+        "{error}"
+    );
+    let others = ["a", "b", "c", "d"].map(service);
+    for other in &others {
+        set(&table, other.clone(), slow.clone());
+    }
+    let error = rejection(&table, PolicyScope::Defaults, with_lb(LoadBalancing::RingHash));
+    assert!(error.contains("the policies of a, b, c and 2 more (weights"), "{error}");
+    for other in others {
+        set(&table, other, ServicePolicy::default());
+    }
     set(&table, service("web"), ServicePolicy::default());
     set(&table, PolicyScope::Defaults, with_lb(LoadBalancing::RingHash));
     assert!(rejection(&table, service("web"), slow).contains("weights"));
@@ -229,7 +241,7 @@ fn conflict_between_a_service_and_the_defaults_is_rejected_from_either_side() {
     };
     set(&table, service("keyed"), ServicePolicy { routes: vec![hashed], ..ServicePolicy::default() });
     let error = rejection(&table, PolicyScope::Defaults, ServicePolicy::default());
-    assert!(error.contains("service \"keyed\"") && error.contains("hash_header"), "{error}");
+    assert!(error.contains("the policies of keyed (route[0].hash_header"), "{error}");
 }
 
 /// Table with as many scopes as fit, whose policies are present.

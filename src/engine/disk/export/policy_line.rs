@@ -15,6 +15,9 @@ use crate::{
     registry::{MAX_POLICY_REVISIONS, PolicyRevision},
 };
 
+/// Field that only policies have.
+const FIELD: &str = "\"policy_of\"";
+
 /// Policy with its last revisions.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,13 +37,16 @@ struct RevisionLine {
     policy: PolicyDocument,
 }
 
-/// Returns whether a line has a policy. The field is searched for first, because most lines have instances.
+/// Returns whether a line has a policy, be it malformed. Exports write the field first; it is searched for, because most lines have instances.
 pub fn is_policy(line: &str) -> bool {
     #[derive(Deserialize)]
     struct Kind {
         policy_of: Option<IgnoredAny>,
     }
-    line.contains("\"policy_of\"") && serde_json::from_str::<Kind>(line).is_ok_and(|kind| kind.policy_of.is_some())
+    let begins_with_it =
+        || line.trim_start().strip_prefix('{').is_some_and(|rest| rest.trim_start().starts_with(FIELD));
+    line.contains(FIELD)
+        && (begins_with_it() || serde_json::from_str::<Kind>(line).is_ok_and(|kind| kind.policy_of.is_some()))
 }
 
 impl PolicyLine {

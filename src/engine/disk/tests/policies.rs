@@ -266,6 +266,12 @@ fn export_with_invalid_policies_is_rejected_with_the_reason() {
             "line 2: revisions[0].caller.kind \"nobody\"",
         ),
         (error(1, &["{\"policy_of\":\"a\",\"revisions\":[]}".to_owned()]), "line 2: revisions has 0 entries"),
+        (error(1, &["{\"policy_of\":\"a\",\"revi".to_owned()]), "line 2: EOF while parsing a string at column"),
+        (
+            error(1, &["{\"policy_of\":null,\"revisions\":[]}".to_owned()]),
+            "line 2: invalid type: null, expected a string at column",
+        ),
+        (error(1, &[line("a", 1, "{\"timeout\":\"5s\",\"timeout\":\"6s\"}")]), "\"timeout\" occurs twice: remove one"),
         (
             error(2, &[line("a", 1, "{\"fallback\":[\"b\"]}"), line("b", 2, "{\"fallback\":[\"a\"]}")]),
             "the policy of service \"a\": fallback \"b\" leads back",

@@ -75,10 +75,13 @@ const RULES: &[(&str, &str)] = &[
         "retry = { attempts = 1, budget = 1 }",
         "retry.budget is not a field of a policy: the fields are attempts, on, backoff, max_backoff",
     ),
-    (r#"outlier = "of""#, r#"outlier "of" is not "off": write "off", or a table such as { failure_percent = 50 }"#),
+    (
+        r#"outlier = "of""#,
+        r#"outlier "of" is not a value of this field: write "off", "default", or a table such as { failure_percent = 50 }"#,
+    ),
     (
         "outlier = true",
-        r#"outlier "true" is a boolean, not a table: write "off", or a table such as { failure_percent = 50 }"#,
+        r#"outlier "true" is a boolean, not a table: write "off", "default", or a table such as { failure_percent = 50 }"#,
     ),
     ("outlier = { host = 1 }", "outlier.host is not a field of a policy: write hosts"),
     ("outlier = { failure_percent = 0 }", r#"outlier.failure_percent "0" is out of range: write 1 to 99"#),
@@ -135,10 +138,10 @@ const RULES: &[(&str, &str)] = &[
         r#"subsets = { v1 = "id == a" }; default = { v1 = 0 }"#,
         r#"default.v1 "0" is no share of the calls: write 1 to 100, or leave the subset out"#,
     ),
-    (r#"subsets = { v1 = "id == a" }; default = { v1 = 101 }"#, r#"default.v1 "101" is out of range: write 0 to 100"#),
+    (r#"subsets = { v1 = "id == a" }; default = { v1 = 101 }"#, r#"default.v1 "101" is out of range: write 1 to 100"#),
     (
         r#"subsets = { v1 = "id == a" }; default = { v1 = 99.5 }"#,
-        r#"default.v1 "99.5" is not a whole number: write 0 to 100"#,
+        r#"default.v1 "99.5" is not a whole number: write 1 to 100"#,
     ),
     (
         r#"subsets = { v1 = "id == a" }; default = {}"#,

@@ -73,9 +73,11 @@ fn split_to_a_subset_without_routable_instances_is_reported() {
 #[test]
 fn instances_that_no_split_reaches_are_reported() {
     let subsets = "subsets = { v2 = '\"v2\" in tags' }\n";
-    let expected = "leaves 1 of 2 routable instances without calls: no split names their subset: add a subset for them, or change a filter";
+    let expected = "leaves 1 of 2 routable instances without calls: they are in no subset: add a subset for them, or change a filter";
     assert_eq!(warnings(&format!("{subsets}default = {{ v2 = 100 }}")), [format!("default {expected}")]);
     assert_eq!(warnings(&format!("{subsets}route = [{{ to = {{ v2 = 100 }} }}]")), [format!("route[0].to {expected}")]);
+    let finished = "subsets = { v1 = '\"v2\" not in tags', v2 = '\"v2\" in tags' }\ndefault = { v2 = 100 }";
+    assert_eq!(warnings(finished), [""; 0], "the canary is finished, and v1 is listed without calls");
     let through_a_route = format!("{subsets}default = {{ v2 = 100 }}\nroute = [{{ method = \"/a/*\" }}]");
     assert_eq!(warnings(&through_a_route), [""; 0]);
 }
