@@ -1,6 +1,7 @@
 //! `callboard policy`, `callboard subset` and `callboard route`, against a registry that runs.
 
 mod dry_run;
+mod mistakes;
 
 use std::{fs, path::Path};
 
@@ -121,10 +122,10 @@ async fn shift_ends_at_one_subset_and_comes_back() {
     }
     let subsets = ok(&serve, "subset list payments").await;
     assert!(subsets.contains("v2     \"v2\" in tags   0 %"), "{subsets}");
-    let error = fails(&serve, 2, &["route", "shift", "payments", "v3=10"]).await;
+    let error = fails(&serve, 3, &["route", "shift", "payments", "v3=10"]).await;
     assert!(error.contains("no subset `v3`; it has v1, v2"), "{error}");
     let error = fails(&serve, 2, &["subset", "unset", "payments", "v1"]).await;
-    assert!(error.contains("default.v1"), "the split uses it: {error}");
+    assert!(error.contains("`callboard route shift payments v1=0`"), "the split uses it: {error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -160,7 +161,8 @@ async fn apply_sets_the_example_and_nothing_the_second_time() {
     assert_eq!(services, [&Value::Null, &json!("payments"), &json!("search")]);
     assert_eq!(ok(&serve, "policy list -o name").await, "*\npayments\nsearch\n");
     let effective: Value = serde_json::from_str(&ok(&serve, "policy get search --effective -o json").await).unwrap();
-    assert_eq!((&effective["lb"], &effective["zone"]), (&json!("ring_hash"), &json!("prefer")));
+    let values = &effective["policy"];
+    assert_eq!((&values["lb"], &values["zone"]), (&json!("ring_hash"), &json!("prefer")));
     let effective = ok(&serve, "policy get search --effective").await;
     assert!(effective.contains("zone = \"prefer\"  # from the defaults of all services\n"), "{effective}");
 }
@@ -210,7 +212,7 @@ async fn revisions_are_listed_compared_and_set_again() {
     let names = [format!("--- web (revision {first})"), format!("+++ web (revision {second})")];
     assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
     assert_eq!(lines, [&*names[0], &*names[1], "-timeout = \"5s\"", "+timeout = \"9s\"", "+shed = 1"]);
-    let error = fails(&serve, 1, &["policy", "set", "web", "--shed", "2", "--if-revision", &first]).await;
+    let error = fails(&serve, 8, &["policy", "set", "web", "--shed", "2", "--if-revision", &first]).await;
     assert!(error.contains(&second) && error.contains(&first), "{error}");
     ok(&serve, "policy rollback web").await;
     assert_eq!(policy(&serve, "web").await, json!({"timeout": "5s"}));
@@ -237,7 +239,7 @@ async fn concurrent_changes_of_fields_are_all_kept() {
     let serve = registry().await;
     let address = serve.address();
     let mut running = JoinSet::new();
-    for number in 0..4 {
+    for number in 0..16 {
         let address = address.clone();
         running.spawn(async move {
             let (name, filter) = (format!("v{number}"), format!("weight == {}", number + 1));
@@ -247,7 +249,8 @@ async fn concurrent_changes_of_fields_are_all_kept() {
     for ended in running.join_all().await {
         assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
     }
-    let expected = json!({"v0": "weight == 1", "v1": "weight == 2", "v2": "weight == 3", "v3": "weight == 4"});
+    let expected: Value =
+        (0..16).map(|number| (format!("v{number}"), json!(format!("weight == {}", number + 1)))).collect();
     assert_eq!(policy(&serve, "web").await["subsets"], expected);
 }
 
@@ -320,11 +323,19 @@ async fn wait_ends_once_every_client_has_accepted_the_policy() {
     let mut stream = AdsClient::open_as(&client, StateOfTheWorld, "slow client").await;
     stream.subscribe(AdsType::Lds, &["payments"]);
     stream.accepted(AdsType::Lds).await;
+    // Changes nothing, and waits until the registry has the client's answer.
+    let same = ["subset", "set", "payments", "v1", "--filter", "\"v1\" in tags", "--wait"];
+    let accepted = revision(&ok_words(&serve, &same).await);
     let change = ["policy", "set", "payments", "--timeout", "5s", "--wait=300ms"];
     let ended = run(&serve, &change).await;
     assert_eq!(ended.code(), Some(7), "the client has not answered: {}{}", ended.stdout, ended.stderr);
     assert!(ended.stdout.contains("slow client"), "{}", ended.stdout);
-    assert!(ended.stderr.contains("only 0 of 1 xDS streams have it after 300ms"), "{}", ended.stderr);
+    let expected = "the policy is set, but 0 of 1 xDS clients have it after 300ms: see `callboard clients`, or go back with \
+                    `callboard policy rollback payments`";
+    assert!(ended.stderr.contains(expected), "{}", ended.stderr);
+    let row: Vec<_> =
+        ended.stdout.lines().last().unwrap().split("  ").filter(|cell| !cell.is_empty()).map(str::trim).collect();
+    assert_eq!(row[3], accepted.to_string(), "the revision that the client has accepted: {}", ended.stdout);
     let address = serve.address();
     let waiting = Child::start(&["policy", "set", "payments", "--timeout", "5s", "--wait", "--server", &address]);
     // Steps of a change are responses of their own.
@@ -339,5 +350,5 @@ async fn wait_ends_once_every_client_has_accepted_the_policy() {
         () = answering => unreachable!("the stream stays open"),
     };
     assert_eq!(ended.code(), Some(0), "{}{}", ended.stdout, ended.stderr);
-    assert!(ended.stdout.ends_with("the only xDS stream has it\n"), "{}", ended.stdout);
+    assert!(ended.stdout.ends_with("the only xDS client has it\n"), "{}", ended.stdout);
 }

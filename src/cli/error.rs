@@ -18,13 +18,14 @@ const DENIED: u8 = 5;
 pub(crate) const FINDINGS: u8 = 6;
 /// Exit code of a command that waited for something in vain.
 pub(crate) const TIMED_OUT: u8 = 7;
+const CONFLICT: u8 = 8;
 /// Exit code of `callboard policy diff` if the documents differ, as of `diff`.
 pub(crate) const DIFFERENT: u8 = 1;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_EXECUTED: u8 = 127;
 
 /// Exit codes with a short name, for `--help`, and a description, for the reference page.
-pub(crate) const EXIT_CODES: [(u8, &str, &str); 8] = [
+pub(crate) const EXIT_CODES: [(u8, &str, &str); 9] = [
     (OK, "ok", "The command did what it was asked."),
     (
         ERROR,
@@ -40,7 +41,7 @@ pub(crate) const EXIT_CODES: [(u8, &str, &str); 8] = [
     (
         UNREACHABLE,
         "registry unreachable",
-        "The registry did not respond in time, or no connection to it could be made.",
+        "The registry did not respond in time, or no connection to it could be made. A change during which the connection was lost may have been made.",
     ),
     (DENIED, "denied", "The registry rejected the client certificate, or requires one."),
     (
@@ -53,6 +54,7 @@ pub(crate) const EXIT_CODES: [(u8, &str, &str); 8] = [
         "timed out",
         "`--wait`: the policy is set, but a connected xDS client does not have it yet. The command lists these clients.",
     ),
+    (CONFLICT, "conflict", "Someone else has changed the policy: it has another revision than `--if-revision`."),
 ];
 
 /// Exit codes of `callboard run` besides those of the program it runs.
@@ -77,6 +79,12 @@ pub(crate) enum CliError {
     /// The registry has no such thing.
     #[error("{0}")]
     NotFound(String),
+    /// Another client has changed what the command expected unchanged.
+    #[error("{0}")]
+    Conflict(String),
+    /// The connection was lost during a change, which may have been made.
+    #[error("{0}")]
+    OutcomeUnknown(String),
     /// Error of one of several parts of a command, after the name of the part.
     #[error("{name}: {error}")]
     InPart { name: String, error: Box<CliError> },
@@ -106,6 +114,11 @@ impl CliError {
             if matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition | Code::Aborted))
     }
 
+    /// Returns whether the registry could not be reached.
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.exit_code() == UNREACHABLE
+    }
+
     /// Adds the name of the part of a command that failed.
     pub(super) fn in_part(self, name: &str) -> Self {
         Self::InPart { name: name.to_owned(), error: Box::new(self) }
@@ -116,6 +129,8 @@ impl CliError {
             Self::Call { error, .. } => call_exit_code(error),
             Self::Usage(_) => USAGE,
             Self::NotFound(_) => NOT_FOUND,
+            Self::Conflict(_) => CONFLICT,
+            Self::OutcomeUnknown(_) => UNREACHABLE,
             Self::InPart { error, .. } => error.exit_code(),
             Self::Output(_) | Self::Other(_) => ERROR,
             // The codes of shells and of `env`.

@@ -94,11 +94,21 @@ pub(super) enum PolicyTarget {
 #[derive(Debug, Args)]
 struct PolicyTargetArgs {
     /// The service
-    #[arg(value_name = "SERVICE", required_unless_present = "defaults")]
+    #[arg(value_name = "SERVICE", required_unless_present = "defaults", value_parser = service_or_defaults)]
     service: Option<String>,
     /// The defaults of all services, instead of the policy of one
     #[arg(long, conflicts_with = "service")]
     defaults: bool,
+}
+
+/// Parses the name of a service. An empty one, as of an unset variable, would mean the defaults in a request.
+pub(super) fn service_name(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("the service name is empty: name a service".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// Parses the name of a service for a command that has --defaults, too.
+fn service_or_defaults(text: &str) -> Result<String, String> {
+    service_name(text).map_err(|error| format!("{error}, or use --defaults for the defaults of all services"))
 }
 
 impl PolicyTargetArgs {

@@ -14,7 +14,7 @@ use super::{
     error::CliError,
     output::{self, OutputArgs, Printable},
     policy::{self, ChangeArgs, PolicyFields, PolicyTarget, inline},
-    terminal::escape,
+    terminal::{escape, print_stderr},
     view::or_dash,
 };
 use match_text::ParsedRoutes;
@@ -47,7 +47,7 @@ enum RouteCommand {
 #[command(after_help = match_text::HELP)]
 struct RouteSetArgs {
     /// The service
-    #[arg(value_name = "SERVICE")]
+    #[arg(value_name = "SERVICE", value_parser = policy::service_name)]
     service: String,
     /// Split of the calls that no route matches, for example v1=90,v2=10
     #[arg(long, value_name = "SUBSET=PERCENT", value_parser = split::parse, required_unless_present = "matches")]
@@ -66,7 +66,7 @@ struct RouteSetArgs {
 #[command(after_help = match_text::HELP)]
 struct RouteAddArgs {
     /// The service
-    #[arg(value_name = "SERVICE")]
+    #[arg(value_name = "SERVICE", value_parser = policy::service_name)]
     service: String,
     /// Route; may be repeated
     #[arg(long = "match", value_name = "MATCH", value_parser = match_text::parse, required = true)]
@@ -84,7 +84,7 @@ struct RouteAddArgs {
 #[derive(Debug, Args)]
 struct RouteOptions {
     /// Maximum time of a matching call, instead of the policy's
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     timeout: Option<String>,
     /// Number of further attempts after a failed call, 0 to 4, instead of the policy's
     #[arg(long, value_name = "N")]
@@ -103,7 +103,7 @@ struct RouteOptions {
 #[derive(Debug, Args)]
 struct RouteListArgs {
     /// The service
-    #[arg(value_name = "SERVICE")]
+    #[arg(value_name = "SERVICE", value_parser = policy::service_name)]
     service: String,
     #[command(flatten)]
     server: ServerArgs,
@@ -114,7 +114,7 @@ struct RouteListArgs {
 #[derive(Debug, Args)]
 struct RouteRemoveArgs {
     /// The service
-    #[arg(value_name = "SERVICE")]
+    #[arg(value_name = "SERVICE", value_parser = policy::service_name)]
     service: String,
     /// Index of the route, as `callboard route list` shows it
     #[arg(value_name = "INDEX")]
@@ -126,7 +126,7 @@ struct RouteRemoveArgs {
 #[derive(Debug, Args)]
 struct RouteShiftArgs {
     /// The service
-    #[arg(value_name = "SERVICE")]
+    #[arg(value_name = "SERVICE", value_parser = policy::service_name)]
     service: String,
     /// New percentages, for example v2=50
     #[arg(value_name = "SUBSET=PERCENT", value_parser = split::parse_exact)]
@@ -193,7 +193,16 @@ pub(crate) async fn run(args: RouteArgs) -> Result<ExitCode, CliError> {
             policy::edit(PolicyTarget::Service(service.clone()), change, remove).await
         }
         RouteCommand::Shift(RouteShiftArgs { service, targets, change }) => {
-            policy::edit(PolicyTarget::Service(service), change, |document| shift(document, &targets)).await
+            let mut note = None;
+            let shift = |document: &mut PolicyFields| {
+                note = shift(document, &service, &targets)?;
+                Ok(())
+            };
+            let code = policy::edit(PolicyTarget::Service(service.clone()), change, shift).await?;
+            if let Some(note) = note {
+                print_stderr(&format!("note: {}", escape(&note)));
+            }
+            Ok(code)
         }
         RouteCommand::List(args) => list(args).await,
     }
@@ -270,11 +279,21 @@ fn no_route(service: &str, index: usize, count: usize) -> CliError {
     ))
 }
 
-fn shift(document: &mut PolicyFields, targets: &Percentages) -> Result<(), CliError> {
+/// Shifts the default split. Returns a note on the subsets that rounding leaves without calls.
+fn shift(document: &mut PolicyFields, service: &str, targets: &Percentages) -> Result<Option<String>, CliError> {
     let subsets: Vec<String> = document.table("subsets").keys().cloned().collect();
-    let split = split::of_table(&document.table(DEFAULT));
-    document.set(DEFAULT, split::to_value(&split::shift(&subsets, &split, targets)?));
-    Ok(())
+    let before = split::of_table(&document.table(DEFAULT));
+    let after = split::shift(service, &subsets, &before, targets)?;
+    document.set(DEFAULT, split::to_value(&after));
+    let lost = split::rounded_away(&before, &after, targets);
+    Ok((!lost.is_empty()).then(|| {
+        format!(
+            "{} gets no calls any more, because the rest is too small for all other subsets: name it to give it calls again, as in \
+             {}=1",
+            lost.join(", "),
+            lost[0]
+        )
+    }))
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ enum SubsetCommand {
 #[derive(Debug, Args)]
 struct SubsetSetArgs {
     /// The service
-    #[arg(value_name = "SERVICE")]
+    #[arg(value_name = "SERVICE", value_parser = policy::service_name)]
     service: String,
     /// Name of the subset, for example v2
     #[arg(value_name = "NAME")]
@@ -49,7 +49,7 @@ struct SubsetSetArgs {
 #[derive(Debug, Args)]
 struct SubsetListArgs {
     /// The service
-    #[arg(value_name = "SERVICE")]
+    #[arg(value_name = "SERVICE", value_parser = policy::service_name)]
     service: String,
     #[command(flatten)]
     server: ServerArgs,
@@ -60,7 +60,7 @@ struct SubsetListArgs {
 #[derive(Debug, Args)]
 struct SubsetUnsetArgs {
     /// The service
-    #[arg(value_name = "SERVICE")]
+    #[arg(value_name = "SERVICE", value_parser = policy::service_name)]
     service: String,
     /// Name of the subset
     #[arg(value_name = "NAME")]
@@ -124,6 +124,21 @@ async fn list(args: SubsetListArgs) -> Result<ExitCode, CliError> {
 }
 
 fn remove(document: &mut PolicyFields, service: &str, name: &str) -> Result<(), CliError> {
+    let used = subsets(service, document).into_iter().find(|subset| subset.name == name);
+    if let Some(SubsetView { default_percent: Some(percent @ 1..), .. }) = used {
+        let text = format!(
+            "{name} takes {percent} % of the default split of {service}: move its calls first with `callboard route shift \
+             {service} {name}=0`"
+        );
+        return Err(CliError::Usage(text.into()));
+    }
+    if let Some(route) = used.and_then(|subset| subset.routes.first().copied()) {
+        let text = format!(
+            "route {route} of {service} leads to {name}: remove it first with `callboard route remove {service} {route}`, or give \
+             it another destination"
+        );
+        return Err(CliError::Usage(text.into()));
+    }
     if document.remove_entry("subsets", name) {
         return Ok(());
     }
@@ -178,5 +193,24 @@ mod tests {
         assert!(matches!(error, CliError::NotFound(_)) && error.to_string().contains("`v2`"), "{error}");
         remove(&mut document, "web", "v1").unwrap();
         assert!(document.is_empty());
+    }
+
+    #[test]
+    fn subset_that_takes_calls_is_not_removed() {
+        let subsets = json!({"v1": "a", "v2": "b", "v3": "c"});
+        let before = fields(json!({"subsets": subsets, "default": {"v1": 100}, "route": [{}, {"to": {"v2": 100}}]}));
+        for (name, part) in [
+            (
+                "v1",
+                "v1 takes 100 % of the default split of web: move its calls first with `callboard route shift web v1=0`",
+            ),
+            ("v2", "route 1 of web leads to v2: remove it first with `callboard route remove web 1`"),
+        ] {
+            let mut document = before.clone();
+            let error = remove(&mut document, "web", name).unwrap_err();
+            assert!(matches!(error, CliError::Usage(_)) && error.to_string().contains(part), "{error}");
+            assert_eq!(document, before);
+        }
+        remove(&mut before.clone(), "web", "v3").unwrap();
     }
 }

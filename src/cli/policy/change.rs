@@ -1,9 +1,14 @@
 //! Read, edit and set a policy, and the output of commands that do so.
 
-use std::{io::Write as _, process::ExitCode, time::Duration};
+use std::{
+    io::Write as _,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use serde::Serialize;
+use tokio::time::sleep;
 use tonic::Code;
 
 use super::{
@@ -22,12 +27,12 @@ use crate::{
         terminal::{escape, print_stderr},
         view::set,
     },
-    client::ClientError,
+    client::{Backoff, ClientError},
     pb::callboard::v1::{PolicyWarning, SetPolicyRequest, SetPolicyResponse},
 };
 
-/// Attempts to change a policy that others change at the same time.
-const MAX_ATTEMPTS: u32 = 5;
+/// Time in which a change is tried again if others change the policy at the same time.
+const RETRY_LIMIT: Duration = Duration::from_secs(10);
 
 /// Arguments of the commands that change one policy.
 #[derive(Debug, Args)]
@@ -85,6 +90,9 @@ pub(super) struct PolicyChangeView {
     /// `None` without --wait.
     rollout: Option<RolloutView>,
     policy: PolicyFields,
+    /// Earlier revision that a rollback has set again.
+    #[serde(skip)]
+    restored: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -104,21 +112,54 @@ impl From<PolicyWarning> for PolicyWarningView {
 pub(in crate::cli) async fn edit(
     target: PolicyTarget,
     args: ChangeArgs,
-    edit: impl Fn(&mut PolicyFields) -> Result<(), CliError>,
+    edit: impl FnMut(&mut PolicyFields) -> Result<(), CliError>,
 ) -> Result<ExitCode, CliError> {
     let connection = args.options.server.connect()?;
-    let mut attempts = 1;
-    let change = loop {
-        let present = fetch(&connection, &target).await?;
+    let change = edited(&connection, &target, &args, edit).await?;
+    finish(&connection, &target, change, &args.options).await
+}
+
+/// Sets a policy to the document of an earlier revision.
+pub(super) async fn restore(
+    target: PolicyTarget,
+    args: ChangeArgs,
+    (revision, document): (u64, PolicyFields),
+) -> Result<ExitCode, CliError> {
+    let connection = args.options.server.connect()?;
+    let set = |present: &mut PolicyFields| {
+        present.clone_from(&document);
+        Ok(())
+    };
+    let mut change = edited(&connection, &target, &args, set).await?;
+    change.restored = Some(revision);
+    finish(&connection, &target, change, &args.options).await
+}
+
+async fn edited(
+    connection: &ServerConnection,
+    target: &PolicyTarget,
+    args: &ChangeArgs,
+    mut edit: impl FnMut(&mut PolicyFields) -> Result<(), CliError>,
+) -> Result<PolicyChangeView, CliError> {
+    let start = Instant::now();
+    loop {
+        let present = fetch(connection, target).await?;
         let mut document = present.fields.clone();
         edit(&mut document)?;
         let expected = args.if_revision.unwrap_or(present.revision);
-        match set_policy(&connection, &target, &document, Some(expected), args.options.dry_run).await {
-            Err(error) if is_aborted(&error) && args.if_revision.is_none() && attempts < MAX_ATTEMPTS => attempts += 1,
-            response => break PolicyChangeView::new(&target, &present, response?, args.options.dry_run),
+        match set_policy(connection, target, &document, Some(expected), args.options.dry_run).await {
+            Err(CliError::Conflict(_)) if args.if_revision.is_none() => {
+                if start.elapsed() >= RETRY_LIMIT {
+                    return Err(CliError::Conflict(format!(
+                        "others keep changing {target}, and nothing was set: run the command again"
+                    )));
+                }
+                // A change takes milliseconds, so the shortest delay suffices. Its jitter separates those that compete.
+                sleep(Backoff::new().delay(None)).await;
+            }
+            response => return Ok(PolicyChangeView::new(target, &present, response?, args.options.dry_run)),
         }
-    };
-    finish(&connection, &target, change, &args.options).await
+    }
 }
 
 /// Sets a policy to a document, whatever it is at present, unless the arguments ask for a revision.
@@ -159,12 +200,27 @@ pub(super) async fn set_policy(
 ) -> Result<SetPolicyResponse, CliError> {
     let request =
         SetPolicyRequest { service: target.service(), policy: Some(document.to_proto()), expected_revision, dry_run };
-    connection.call(connection.admin().set_policy(with_deadline(request))).await
+    let response = connection.call(connection.admin().set_policy(with_deadline(request))).await;
+    response.map_err(|error| match error {
+        CliError::Call { error: ClientError::Rejected(status), .. } if status.code() == Code::Aborted => {
+            CliError::Conflict(status.message().to_owned())
+        }
+        // The policy was read just before, so the registry was there.
+        CliError::Call { address, error } if !dry_run && is_lost(&error) => CliError::OutcomeUnknown(format!(
+            "the connection to the registry at {address} was lost while {target} was set: {error}; it may have been set: see \
+             `callboard policy history {}`, and run the command again if it has not",
+            target.arguments()
+        )),
+        error => error,
+    })
 }
 
-/// Returns whether the policy had another revision than expected.
-fn is_aborted(error: &CliError) -> bool {
-    matches!(error, CliError::Call { error: ClientError::Rejected(status), .. } if status.code() == Code::Aborted)
+/// Returns whether no answer arrived.
+fn is_lost(error: &ClientError) -> bool {
+    matches!(
+        error,
+        ClientError::Transport(_) | ClientError::Timeout(_) | ClientError::StreamEnded | ClientError::GoingAway
+    )
 }
 
 /// Completes and prints a change.
@@ -186,7 +242,7 @@ async fn finish(
     let rollout = wait_for_rollout(connection, target.service(), change.revision, limit).await?;
     let is_complete = rollout.is_complete();
     if is_text {
-        rollout.print(options.output.format, limit)?;
+        rollout.print(options.output.format, limit, target.arguments())?;
     } else {
         change.rollout = Some(rollout);
         change.print(target, options.output.format)?;
@@ -203,7 +259,7 @@ pub(super) async fn finish_rollout(
     let Some(limit) = options.wait else { return Ok(ExitCode::SUCCESS) };
     let rollout = wait_for_rollout(connection, String::new(), revision, limit).await?;
     match options.output.format {
-        format @ (OutputFormat::Table | OutputFormat::Wide) => rollout.print(format, limit)?,
+        format @ (OutputFormat::Table | OutputFormat::Wide) => rollout.print(format, limit, "SERVICE")?,
         format @ (OutputFormat::Json | OutputFormat::Yaml | OutputFormat::Name) => {
             output::one(format, &rollout, None, None)?;
         }
@@ -239,6 +295,7 @@ impl PolicyChangeView {
             limitations: None,
             rollout: None,
             policy,
+            restored: None,
         }
     }
 
@@ -261,7 +318,7 @@ impl PolicyChangeView {
     /// the policy.
     pub(super) fn print(&self, target: &PolicyTarget, format: OutputFormat) -> Result<(), CliError> {
         for PolicyWarningView { field, problem, hint } in &self.warnings {
-            print_stderr(&format!("warning: {}", escape(&format!("{field}: {problem}; {hint}"))));
+            print_stderr(&format!("warning: {}", escape(&format!("{target}: {field} {problem}; {hint}"))));
         }
         if self.dry_run && self.changed && matches!(format, OutputFormat::Table | OutputFormat::Wide) {
             let names =
@@ -285,7 +342,17 @@ impl PolicyChangeView {
         let text = match (self.changed, self.policy.is_empty()) {
             (false, _) => format!("{target}: no change (revision {})", self.revision),
             (true, true) => format!("removed {target} (revision {})", self.revision),
-            (true, false) => format!("set {target} (revision {})", self.revision),
+            (true, false) => match self.restored {
+                None => format!("set {target} (revision {})", self.revision),
+                Some(restored) => {
+                    let changes: Vec<_> = self.changes.iter().map(FieldChange::text).collect();
+                    format!(
+                        "set {target} back to revision {restored} (revision {}): {}",
+                        self.revision,
+                        changes.join(", ")
+                    )
+                }
+            },
         };
         escape(&text).into_owned()
     }
@@ -318,6 +385,10 @@ mod tests {
         let unchanged = change(set.clone(), set, false);
         assert_eq!(unchanged.line(&web), "the policy of web: no change (revision 7)");
         assert_eq!(unchanged.line(&PolicyTarget::Defaults), "the defaults of all services: no change (revision 7)");
+        let mut restored = change(json!({"default": {"v1": 1}, "shed": 5}), json!({"default": {"v1": 90}}), true);
+        restored.restored = Some(3);
+        let expected = "set the policy of web back to revision 3 (revision 7): shed 5 → none, default.v1 1 → 90";
+        assert_eq!(restored.line(&web), expected);
     }
 
     #[test]

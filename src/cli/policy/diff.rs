@@ -96,7 +96,7 @@ async fn with_file(
     target: &PolicyTarget,
     file: &str,
 ) -> Result<((String, PolicyFields), (String, PolicyFields)), CliError> {
-    let document = PolicyFile::read(file)?.one()?;
+    let document = PolicyFile::read(file)?.one(target)?;
     let present = fetch(connection, target).await?;
     let stored = set_policy(connection, target, &document, None, true).await?.policy;
     let before = (format!("revision {}", present.revision), present.fields);

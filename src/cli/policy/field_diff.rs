@@ -25,6 +25,18 @@ pub(super) struct FieldChange {
     after: Option<Value>,
 }
 
+impl FieldChange {
+    /// Returns the field and both values on one line: `default.v1 0 → 90`. Routes are too long for it.
+    pub(super) fn text(&self) -> String {
+        if self.field == ROUTE {
+            let count = |value: &Option<Value>| value.as_ref().and_then(Value::as_array).map_or(0, Vec::len);
+            return format!("{ROUTE} {} → {} entries", count(&self.before), count(&self.after));
+        }
+        let shown = |value: &Option<Value>| value.as_ref().map_or_else(|| "none".to_owned(), inline);
+        format!("{} {} → {}", self.field, shown(&self.before), shown(&self.after))
+    }
+}
+
 /// Returns the fields that differ, in the order in which documents have them.
 pub(super) fn changes(before: &PolicyFields, after: &PolicyFields) -> Vec<FieldChange> {
     let (mut before, mut after) = (values(before), values(after));

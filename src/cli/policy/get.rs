@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, io::Write as _, process::ExitCode};
 
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 
 use super::{PolicyFields, PolicyTarget, PolicyTargetArgs, StoredPolicyView, get_policy};
 use crate::cli::{
@@ -27,7 +28,7 @@ enum PolicyFormat {
 pub(super) struct GetArgs {
     #[command(flatten)]
     target: PolicyTargetArgs,
-    /// Print the values of all fields, with those of the defaults and the built-in ones
+    /// Print the values of all fields, with those of the defaults and the built-in ones; as JSON and YAML with the revision
     #[arg(long)]
     effective: bool,
     #[command(flatten)]
@@ -47,10 +48,9 @@ pub(super) async fn run(args: GetArgs) -> Result<ExitCode, CliError> {
         print_stderr(&format!("{} {verb} empty", escape(&target.to_string())));
     }
     let text = if args.effective {
-        let inherited = response.inherited.into_iter();
-        let comments = inherited.map(|field| (field, "from the defaults of all services".to_owned())).collect();
-        let effective = PolicyFields::from_proto(response.effective);
-        print(&effective, args.format, &heading("effective values of", &target, &policy), &comments)?
+        let heading = heading("effective values of", &target, &policy);
+        let stored = StoredPolicyView { policy: PolicyFields::from_proto(response.effective), ..policy };
+        print_effective(EffectivePolicyView { inherited: response.inherited, stored }, args.format, &heading)?
     } else {
         print(&policy.policy, args.format, &heading("", &target, &policy), &BTreeMap::new())?
     };
@@ -58,6 +58,28 @@ pub(super) async fn run(args: GetArgs) -> Result<ExitCode, CliError> {
     out.write_all(text.as_bytes())?;
     out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Effective values of a policy as printed. Its keys are stable, because scripts read them.
+#[derive(Debug, Serialize)]
+struct EffectivePolicyView {
+    /// The policy, with the values of all fields.
+    #[serde(flatten)]
+    stored: StoredPolicyView,
+    /// Fields that come from the defaults of all services.
+    inherited: Vec<String>,
+}
+
+fn print_effective(view: EffectivePolicyView, format: PolicyFormat, heading: &str) -> Result<String, CliError> {
+    match format {
+        PolicyFormat::Toml => {
+            let inherited = view.inherited.into_iter();
+            let comments = inherited.map(|field| (field, "from the defaults of all services".to_owned())).collect();
+            print(&view.stored.policy, format, heading, &comments)
+        }
+        PolicyFormat::Json => Ok(json(&view, true)? + "\n"),
+        PolicyFormat::Yaml => yaml(&view),
+    }
 }
 
 /// Returns the comment at the beginning of the TOML: the policy and its last change.

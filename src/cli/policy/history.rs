@@ -17,6 +17,9 @@ use crate::{
     pb::callboard::v1::ListPolicyRevisionsRequest,
 };
 
+/// Number of revisions that the registry keeps of a policy.
+const MAX_REVISIONS: usize = 20;
+
 #[derive(Debug, Args)]
 pub(super) struct HistoryArgs {
     #[command(flatten)]
@@ -32,7 +35,7 @@ pub(super) struct HistoryArgs {
 struct PolicyRevisionView {
     #[serde(flatten)]
     policy: StoredPolicyView,
-    /// `None` if the revision before is not in the history.
+    /// `None` if the history is full, so that the revision before may be gone.
     changed: Option<Vec<String>>,
 }
 
@@ -77,7 +80,8 @@ pub(super) async fn revisions(
 /// Adds to each revision the fields that it changed, and returns the newest last.
 fn with_changes(mut revisions: Vec<StoredPolicyView>) -> Vec<PolicyRevisionView> {
     revisions.reverse();
-    let mut before: Option<PolicyFields> = None;
+    // As long as the history is not full, its first revision created the policy.
+    let mut before = (revisions.len() < MAX_REVISIONS).then(PolicyFields::default);
     let mut views = Vec::new();
     for policy in revisions {
         let fields = before.map(|before| changes(&before, &policy.policy));
@@ -108,11 +112,11 @@ mod tests {
         ];
         let views = with_changes(newest_first);
         let cells: Vec<_> = views.iter().map(|view| [view.cells()[0].clone(), view.cells()[3].clone()]).collect();
-        assert_eq!(cells, [["5", "-"], ["8", "lb,retry.attempts,shed"], ["9", "removed"]]);
+        assert_eq!(cells, [["5", "lb,shed"], ["8", "lb,retry.attempts,shed"], ["9", "removed"]]);
         let view = serde_json::to_value(&views[0]).unwrap();
-        assert_eq!(
-            (&view["revision"], &view["policy"]["shed"], &view["changed"]),
-            (&json!(5), &json!(5), &json!(null))
-        );
+        let keys = [&view["revision"], &view["policy"]["shed"], &view["changed"]];
+        assert_eq!(keys, [&json!(5), &json!(5), &json!(["lb", "shed"])]);
+        let full = (1..=20).rev().map(|number| revision(number, json!({"shed": number}))).collect();
+        assert_eq!(with_changes(full)[0].cells()[3], "-", "the revision before may be gone");
     }
 }

@@ -6,15 +6,15 @@ use clap::Args;
 
 use super::{
     PolicyTarget, PolicyTargetArgs, StoredPolicyView,
-    change::{ChangeArgs, edit},
+    change::{ChangeArgs, restore},
     history::revisions,
 };
 use crate::cli::error::CliError;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The policy gets a new revision with the document of the earlier one. Without --revision, two rollbacks in \
-                  a row lead back to where the first began."
+    after_help = "The policy gets a new revision with the document of the earlier one. Without --revision, a second rollback \
+                  undoes the first: to go further back, name a revision of `callboard policy history`."
 )]
 pub(super) struct RollbackArgs {
     #[command(flatten)]
@@ -38,15 +38,11 @@ pub(super) async fn run(args: RollbackArgs) -> Result<ExitCode, CliError> {
             ))
         })?,
     };
-    let document = wanted.policy.clone();
+    let wanted = (wanted.revision, wanted.policy.clone());
     let mut change = args.change;
     // A change that was made since the history was read is not undone unseen.
     change.if_revision = change.if_revision.or(revisions.first().map(|present| present.revision));
-    edit(target, change, |present| {
-        present.clone_from(&document);
-        Ok(())
-    })
-    .await
+    restore(target, change, wanted).await
 }
 
 /// Returns the revision before the present one, from a history with the newest first.

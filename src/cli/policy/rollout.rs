@@ -10,7 +10,7 @@ use crate::{
         connection::{ServerConnection, with_deadline},
         error::CliError,
         output::{self, OutputFormat, Printable},
-        terminal::print_stderr,
+        terminal::{escape, print_stderr},
         view::{or_dash, set},
     },
     pb::callboard::v1::{GetPolicyRolloutRequest, GetPolicyRolloutResponse, UnsyncedStream},
@@ -36,6 +36,7 @@ struct UnsyncedStreamView {
     node_id: Option<String>,
     agent: Option<String>,
     peer: String,
+    /// Revision of the last policy that the client has accepted. 0: none.
     policy_revision: u64,
     reason: String,
 }
@@ -54,14 +55,14 @@ impl From<UnsyncedStream> for UnsyncedStreamView {
 
 impl Printable for UnsyncedStreamView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
-        (&["NODE", "CLIENT", "PEER", "REVISION", "REASON"], &[]);
+        (&["NODE", "CLIENT", "PEER", "ACCEPTED", "REASON"], &[]);
 
     fn cells(&self) -> Vec<String> {
         vec![
             or_dash(self.node_id.as_deref()),
             or_dash(self.agent.as_deref()),
             self.peer.clone(),
-            self.policy_revision.to_string(),
+            or_dash((self.policy_revision > 0).then(|| self.policy_revision.to_string()).as_deref()),
             self.reason.clone(),
         ]
     }
@@ -86,42 +87,61 @@ impl RolloutView {
         self.complete
     }
 
-    /// Prints the number of clients that have the policy, and those that do not have it after this time.
-    pub(super) fn print(&self, format: OutputFormat, limit: Duration) -> Result<(), CliError> {
+    /// Prints the number of clients that have the policy, and those that do not have it after this time. `arguments`: those that name the
+    /// policy on the command line.
+    pub(super) fn print(&self, format: OutputFormat, limit: Duration, arguments: &str) -> Result<(), CliError> {
         let Self { streams, synced, .. } = self;
         if self.complete {
             let line = match streams {
-                0 => "no xDS stream subscribes to it".to_owned(),
-                1 => "the only xDS stream has it".to_owned(),
-                streams => format!("all {streams} xDS streams have it"),
+                0 => "no xDS client subscribes to it".to_owned(),
+                1 => "the only xDS client has it".to_owned(),
+                streams => format!("all {streams} xDS clients have it"),
             };
             writeln!(anstream::stdout(), "{line}")?;
             return Ok(());
         }
         let limit = humantime::format_duration(limit);
-        print_stderr(&format!("error: only {synced} of {streams} xDS streams have it after {limit}"));
+        let text = format!(
+            "the policy is set, but {synced} of {streams} xDS clients have it after {limit}: see `callboard clients`, or go back \
+             with `callboard policy rollback {arguments}`"
+        );
+        print_stderr(&format!("error: {}", escape(&text)));
         output::list(format, &self.unsynced, "")
     }
 }
 
 /// Waits until all streams have this revision of a policy, for at most this time. `service` is empty for all services.
+///
+/// The policy is set, so a registry that cannot be reached is waited for, too. After a restart its clients connect again one by one, so there
+/// have to be as many as before.
 pub(super) async fn wait_for_rollout(
     connection: &ServerConnection,
     service: String,
     revision: u64,
     limit: Duration,
 ) -> Result<RolloutView, CliError> {
-    let mut latest = get_rollout(connection, service.clone(), revision).await?;
+    let (mut streams, mut is_lost) = (0, false);
+    let mut latest = Err(CliError::Usage("the time of --wait is too short: give 1s or more".into()));
     let waiting = async {
-        while !latest.is_complete() {
+        loop {
+            latest = match get_rollout(connection, service.clone(), revision).await {
+                Err(error) if error.is_unreachable() => {
+                    is_lost = true;
+                    Err(error)
+                }
+                Err(error) => return Err(error),
+                Ok(rollout) if rollout.complete && (!is_lost || rollout.streams >= streams) => return Ok(rollout),
+                Ok(rollout) => {
+                    streams = streams.max(rollout.streams);
+                    Ok(RolloutView { complete: false, ..rollout })
+                }
+            };
             sleep(POLL_INTERVAL).await;
-            latest = get_rollout(connection, service.clone(), revision).await?;
         }
-        Ok(())
     };
     match timeout(limit, waiting).await {
-        Ok(result) => result.map(|()| latest),
-        Err(_) => Ok(latest),
+        Ok(result) => result,
+        Err(_) => latest.map_err(|error| error.in_part("the policy is set, but its clients are unknown")),
     }
 }
 

@@ -2,16 +2,17 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
-use serde_json::{Map, Value};
-
 use super::{
     PolicyTargetArgs,
     change::{ChangeArgs, edit, replace},
     fields::PolicyFields,
-    text::PolicyFile,
+    text::{PolicyFile, inline},
 };
-use crate::cli::error::CliError;
+use crate::cli::{
+    error::CliError,
+    terminal::{escape, print_stderr},
+};
+use clap::Args;
 
 #[derive(Debug, Args)]
 #[command(
@@ -39,7 +40,7 @@ pub(super) struct FieldArgs {
     #[arg(long, value_name = "POLICY")]
     lb: Option<String>,
     /// Maximum time of a call, for example 5s; 0s: the caller's deadline only
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     timeout: Option<String>,
     /// Maximum number of open calls of each client process; 0: unlimited
     #[arg(long, value_name = "N")]
@@ -51,10 +52,10 @@ pub(super) struct FieldArgs {
     #[arg(long, value_name = "CODE", value_delimiter = ',')]
     retry_on: Vec<String>,
     /// Delay before the first retry, which doubles with each further one
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     backoff: Option<String>,
     /// Maximum delay before a retry
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     max_backoff: Option<String>,
     /// Detection of instances that fail more often than others: off, or default for the built-in thresholds
     #[arg(long, value_parser = ["off", "default"])]
@@ -63,7 +64,7 @@ pub(super) struct FieldArgs {
     #[arg(long, value_name = "SOURCE")]
     weights: Option<String>,
     /// Time in which the weight of a new instance rises to its full value; 0s: at once
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     slow_start: Option<String>,
     /// Preference for instances in the client's zone: off or prefer
     #[arg(long, value_name = "MODE")]
@@ -72,7 +73,7 @@ pub(super) struct FieldArgs {
     #[arg(long, value_name = "PERCENT")]
     shed: Option<u8>,
     /// Services that take the calls once this one has no routable instance, in this order
-    #[arg(long, value_name = "SERVICE", value_delimiter = ',')]
+    #[arg(long, value_name = "SERVICE", value_delimiter = ',', value_parser = fallback_name)]
     fallback: Vec<String>,
 }
 
@@ -109,11 +110,16 @@ impl FieldArgs {
             }
         }
         match self.outlier.as_deref() {
-            // Fields that are left out have their built-in values.
-            Some("default") => document.set("outlier", Value::Object(Map::new())),
-            Some(off) => document.set("outlier", off),
+            Some(value) => document.set("outlier", value),
             None => {}
         }
+    }
+
+    /// Returns a note on thresholds of outlier detection that are lost.
+    fn note(&self, before: &PolicyFields) -> Option<String> {
+        let thresholds = before.get("outlier").filter(|value| value.is_object())?;
+        let value = self.outlier.as_deref()?;
+        Some(format!("note: outlier = \"{value}\" replaces the thresholds {}", inline(thresholds)))
     }
 
     fn is_empty(&self) -> bool {
@@ -126,7 +132,7 @@ impl FieldArgs {
 pub(super) async fn run(args: SetArgs) -> Result<ExitCode, CliError> {
     let target = args.target.target();
     if let Some(file) = args.file {
-        let document = PolicyFile::read(&file)?.one()?;
+        let document = PolicyFile::read(&file)?.one(&target)?;
         return replace(&target, &args.change, &document).await;
     }
     if args.fields.is_empty() {
@@ -135,11 +141,25 @@ pub(super) async fn run(args: SetArgs) -> Result<ExitCode, CliError> {
                 .into(),
         ));
     }
-    edit(target, args.change, |document| {
-        args.fields.apply(document);
+    let (fields, mut note) = (args.fields, None);
+    let set = |document: &mut PolicyFields| {
+        note = fields.note(document);
+        fields.apply(document);
         Ok(())
-    })
-    .await
+    };
+    let code = edit(target, args.change, set).await?;
+    note.iter().for_each(|note| print_stderr(&escape(note)));
+    Ok(code)
+}
+
+/// Parses the name of a fallback.
+fn fallback_name(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        Err("it is empty: name a service, or remove the fallbacks with `callboard policy unset SERVICE fallback`"
+            .to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
 #[cfg(test)]
@@ -182,8 +202,27 @@ mod tests {
     #[test]
     fn flags_keep_the_fields_that_they_do_not_name() {
         let before = fields(json!({"timeout": "5s", "outlier": "off", "retry": {"attempts": 1, "on": ["internal"]}}));
-        let expected = json!({"timeout": "5s", "outlier": {}, "retry": {"attempts": 0, "on": ["internal"]}});
+        let expected = json!({"timeout": "5s", "outlier": "default", "retry": {"attempts": 0, "on": ["internal"]}});
         assert_eq!(applied("payments --retries 0 --outlier default", before), fields(expected));
+    }
+
+    #[test]
+    fn thresholds_that_a_flag_replaces_are_named() {
+        let note = |line: &str, before| parse(line).unwrap().fields.note(&fields(before));
+        let before = json!({"outlier": {"hosts": 5}});
+        let expected = "note: outlier = \"default\" replaces the thresholds { hosts = 5 }";
+        assert_eq!(note("payments --outlier default", before.clone()).as_deref(), Some(expected));
+        assert_eq!(note("payments --shed 1", before), None);
+        assert_eq!(note("payments --outlier off", json!({"outlier": "default"})), None);
+    }
+
+    #[test]
+    fn value_that_the_registry_would_misunderstand_is_rejected() {
+        let error = parse("payments --fallback a,").unwrap_err().to_string();
+        assert!(error.contains("callboard policy unset SERVICE fallback"), "{error}");
+        let error = TestCommand::try_parse_from(["set", "", "--shed", "100"]).unwrap_err();
+        assert!(error.to_string().contains("the service name is empty: name a service, or use --defaults"), "{error}");
+        assert_eq!(parse("payments --timeout -5s").unwrap().fields.timeout.as_deref(), Some("-5s"));
     }
 
     #[test]

@@ -12,12 +12,15 @@ use serde_json::{Map, Number, Value};
 
 use super::{
     PolicyTarget,
-    fields::{PolicyFields, ROUTE, route_fields},
+    fields::{FIELDS, PolicyFields, ROUTE, route_fields},
 };
 use crate::cli::error::CliError;
 
 /// Path that means standard input.
 const STANDARD_INPUT: &str = "-";
+
+/// Maximum number of tables and lists within each other: more than a file has, and fewer than messages may have.
+const MAX_DEPTH: usize = 16;
 
 /// Contents of a policy file.
 #[derive(Debug, PartialEq)]
@@ -39,18 +42,32 @@ impl PolicyFile {
         };
         // A file that cannot be used is an argument that cannot be used.
         let usage = |error: anyhow::Error| CliError::Usage(format!("{error:#}").into());
-        let text = text.with_context(|| format!("cannot read {name}")).map_err(usage)?;
+        let text = text.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => anyhow!("{name} is no text in UTF-8: write the policy as TOML or JSON"),
+            _ => anyhow::Error::from(error).context(format!("cannot read {name}")),
+        });
+        let text = text.map_err(usage)?;
         Self::parse(&text).with_context(|| name.to_owned()).map_err(usage)
     }
 
     /// Parses TOML, or JSON if the text begins with a brace, with which no TOML begins.
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let table = if text.trim_start().starts_with('{') {
-            serde_json::from_str(text).context("invalid JSON")?
+        let trimmed = text.trim();
+        let table = if trimmed.starts_with('{') {
+            // The YAML value rejects keys that occur twice, of which that of serde_json keeps the last.
+            let value: serde_yaml_ng::Value = serde_json::from_str(text).context("invalid JSON")?;
+            serde_json::from_value(serde_json::to_value(value)?).context("invalid JSON")?
+        } else if trimmed == "null" || trimmed.starts_with('[') && serde_json::from_str::<Value>(text).is_ok() {
+            return Err(anyhow!("the JSON is no object: write the fields of a policy, as in {{\"timeout\": \"5s\"}}"));
         } else {
             let table: toml::Table = toml::from_str(text).map_err(|error| syntax_error(text, &error))?;
             table_of_toml(table, "")?
         };
+        if depth(&table) > MAX_DEPTH {
+            return Err(anyhow!(
+                "the file has values in more than {MAX_DEPTH} tables and lists within each other, as no policy has"
+            ));
+        }
         Self::of(table)
     }
 
@@ -67,7 +84,17 @@ impl PolicyFile {
                 return Err(anyhow!("`service` is not a table; write one table for each service, as in [service.web]"));
             };
             for (name, service) in services {
-                let document = document(service, &format!("service.{name}"))?;
+                let document = document(service, &format!("service.{}", key(&name)))?;
+                if name.is_empty() {
+                    return Err(anyhow!("`service.\"\"` has no name: name a service, or write [defaults]"));
+                }
+                if let Some(rest) = rest_of_name(&document) {
+                    return Err(anyhow!(
+                        "`{rest}` in [service.{0}] is no field: if it belongs to the name of the service, write \
+                         [service.\"{name}.{rest}\"]",
+                        key(&name)
+                    ));
+                }
                 policies.push((PolicyTarget::Service(name), document));
             }
         }
@@ -79,9 +106,13 @@ impl PolicyFile {
         }
     }
 
-    /// Returns the document of a file that has to hold one.
-    pub(super) fn one(self) -> Result<PolicyFields, CliError> {
+    /// Returns the document of a file that has to hold one, which sets a field: a file may be empty because the command that wrote it failed.
+    pub(super) fn one(self, target: &PolicyTarget) -> Result<PolicyFields, CliError> {
         match self {
+            Self::One(document) if sets_nothing(&document) => Err(CliError::Usage(
+                format!("the file sets no field; remove {target} with `callboard policy unset {}`", target.arguments())
+                    .into(),
+            )),
             Self::One(document) => Ok(document),
             Self::Several(_) => Err(CliError::Usage(
                 "the file has tables [defaults] or [service.NAME]; set them with `callboard policy apply --file`"
@@ -93,13 +124,55 @@ impl PolicyFile {
     /// Returns the documents of a file that has to hold several, each with its policy.
     pub(super) fn several(self) -> Result<Vec<(PolicyTarget, PolicyFields)>, CliError> {
         match self {
-            Self::Several(policies) => Ok(policies),
+            Self::Several(policies) if policies.is_empty() => Err(CliError::Usage(
+                "the file has no policy; write a table [defaults], or one for each service, as in [service.web]".into(),
+            )),
+            Self::Several(policies) => match policies.iter().find(|(_, document)| sets_nothing(document)) {
+                None => Ok(policies),
+                Some((target, _)) => Err(CliError::Usage(
+                    format!(
+                        "the table of {target} sets no field; leave it out, or remove the policy with `callboard policy unset {}`",
+                        target.arguments()
+                    )
+                    .into(),
+                )),
+            },
             Self::One(_) => Err(CliError::Usage(
                 "the file has neither [defaults] nor [service.NAME]; set the policy of one service with `callboard policy \
                  set SERVICE --file`"
                     .into(),
             )),
         }
+    }
+}
+
+/// Returns the number of tables and lists within each other.
+fn depth(table: &Map<String, Value>) -> usize {
+    fn of(value: &Value) -> usize {
+        match value {
+            Value::Object(table) => depth(table),
+            Value::Array(values) => 1 + values.iter().map(of).max().unwrap_or(0),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+        }
+    }
+    1 + table.values().map(of).max().unwrap_or(0)
+}
+
+/// Returns whether a document has no field but empty lists and subsets, which the registry does not store.
+fn sets_nothing(document: &PolicyFields) -> bool {
+    document.in_order().all(|(name, value)| match value {
+        Value::Array(values) => values.is_empty(),
+        Value::Object(table) => name == "subsets" && table.is_empty(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    })
+}
+
+/// Returns the unknown field of a table that has no other: probably the second part of a name with a dot, as in [service.my.web].
+fn rest_of_name(document: &PolicyFields) -> Option<&str> {
+    let mut fields = document.in_order();
+    match (fields.next(), fields.next()) {
+        (Some((name, Value::Object(_))), None) if !FIELDS.contains(&name) => Some(name),
+        _ => None,
     }
 }
 

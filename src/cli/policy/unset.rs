@@ -8,6 +8,7 @@ use super::{
     PolicyTarget,
     change::{ChangeArgs, edit},
     fields::{FIELDS, PolicyFields},
+    service_or_defaults,
 };
 use crate::cli::error::CliError;
 
@@ -18,7 +19,7 @@ use crate::cli::error::CliError;
 )]
 pub(super) struct UnsetArgs {
     /// The service
-    #[arg(value_name = "SERVICE", required_unless_present = "defaults")]
+    #[arg(value_name = "SERVICE", required_unless_present = "defaults", value_parser = service_or_defaults)]
     service: Option<String>,
     /// Fields to remove, for example retry, retry.backoff or route [default: all]
     #[arg(value_name = "FIELD")]

@@ -5,13 +5,16 @@ use serde_json::{Map, Value};
 use super::split;
 
 /// Notation of --match, for `--help`.
-pub(super) const HELP: &str = "MATCH is CONDITION[,CONDITION…]→SUBSET or …→SUBSET=PERCENT,SUBSET=PERCENT; -> works for →. A \
+pub(super) const HELP: &str = "MATCH is CONDITION[,CONDITION…]→SUBSET or …→SUBSET=PERCENT,SUBSET=PERCENT; -> works for →. Without \
+                               an arrow, the calls go to the whole service. MATCH may be * for all calls, as in *→SUBSET. A \
                                condition is header:NAME=VALUE (=* present, =! absent, =~REGEX a regular expression), \
                                method:/package.Service/Method or method:/package.Service/*. All conditions of a route must hold. \
                                The last arrow of a route precedes its destination: write a REGEX with an arrow as the last condition.";
 
 /// Arrows between conditions and destination.
 const ARROWS: [&str; 2] = ["→", "->"];
+/// Text in place of the conditions of a route that has none, and so matches all calls.
+const ALL: &str = "*";
 /// Beginnings of conditions.
 const HEADER: &str = "header:";
 const METHOD: &str = "method:";
@@ -29,21 +32,21 @@ impl ParsedRoutes {
 
 /// Parses one or several routes.
 pub(super) fn parse(text: &str) -> Result<ParsedRoutes, String> {
-    let (mut routes, mut route) = (Vec::new(), Map::new());
+    let (mut routes, mut route, mut is_open) = (Vec::new(), Map::new(), false);
     for part in parts(text) {
         let (condition, destination) = split_at_arrow(part);
-        add_condition(&mut route, condition.trim())?;
+        if condition.trim() != ALL || is_open {
+            add_condition(&mut route, condition.trim())?;
+        }
+        is_open = destination.is_none();
         if let Some(destination) = destination {
             let split = split::parse(destination).map_err(|error| format!("`{destination}`: {error}"))?;
             route.insert("to".to_owned(), split::to_value(&split));
             routes.push(std::mem::take(&mut route));
         }
     }
-    if !route.is_empty() {
-        return Err(
-            "the last condition has no destination; write it after an arrow, as in header:x-canary=true→v2".into()
-        );
-    }
+    // A route without a destination leads to the whole service.
+    routes.extend(is_open.then_some(route));
     Ok(ParsedRoutes(routes))
 }
 
@@ -90,7 +93,9 @@ fn add_condition(route: &mut Map<String, Value>, text: &str) -> Result<(), Strin
             route.insert("method".to_owned(), Value::from(method));
             Ok(())
         }
-        None => Err(format!("`{text}` is no condition; write header:NAME=VALUE or method:/package.Service/*")),
+        None => Err(format!(
+            "`{text}` is no condition; write header:NAME=VALUE, method:/package.Service/* or, for all calls, *"
+        )),
     }
 }
 
@@ -100,7 +105,7 @@ pub(super) fn display(route: &Map<String, Value>) -> String {
     let headers = route.get("header").and_then(Value::as_object).into_iter().flatten();
     let mut conditions: Vec<_> = headers.map(|(name, value)| format!("{HEADER}{name}={}", text(value))).collect();
     conditions.extend(route.get("method").map(|method| format!("{METHOD}{}", text(method))));
-    if conditions.is_empty() { "*".to_owned() } else { conditions.join(",") }
+    if conditions.is_empty() { ALL.to_owned() } else { conditions.join(",") }
 }
 
 #[cfg(test)]
@@ -123,6 +128,18 @@ mod tests {
             parsed("method:/pay.v1.Payments/*→v1=90,v2=10"),
             json!([{"method": "/pay.v1.Payments/*", "to": {"v1": 90, "v2": 10}}])
         );
+    }
+
+    #[test]
+    fn conditions_and_destination_are_optional() {
+        assert_eq!(parsed("method:/a.B/Stream"), json!([{"method": "/a.B/Stream"}]));
+        assert_eq!(parsed("header:a=1,method:/s/M"), json!([{"header": {"a": "1"}, "method": "/s/M"}]));
+        assert_eq!(
+            parsed("header:a=1→v2,method:/s/M"),
+            json!([{"header": {"a": "1"}, "to": {"v2": 100}}, {"method": "/s/M"}])
+        );
+        assert_eq!(parsed("*"), json!([{}]));
+        assert_eq!(parsed("* → v2"), json!([{"to": {"v2": 100}}]));
     }
 
     #[test]
@@ -165,7 +182,6 @@ mod tests {
             ("x-canary=true→v2", "`x-canary=true` is no condition"),
             ("header:x-canary→v2", "`header:x-canary` has no value"),
             ("header:=true→v2", "`header:=true` has no value"),
-            ("header:x-canary=true", "no destination"),
             ("header:a=1,header:a=2→v2", "`a` has two conditions"),
             ("method:/a/*,method:/b/*→v2", "`method:/b/*` is a second method"),
             ("method:/a/*→v2=ten", "`v2=ten` is not a subset with a percentage"),

@@ -53,12 +53,20 @@ pub(super) fn of_table(table: &Map<String, Value>) -> Percentages {
 
 /// Returns the split after some subsets get other percentages. The other subsets of the split keep their proportion in what is left.
 /// If the split has no other subset and the service has exactly one more, that one gets it.
-pub(super) fn shift(subsets: &[String], split: &Percentages, targets: &Percentages) -> Result<Percentages, CliError> {
+pub(super) fn shift(
+    service: &str,
+    subsets: &[String],
+    split: &Percentages,
+    targets: &Percentages,
+) -> Result<Percentages, CliError> {
     let usage = |text: String| Err(CliError::Usage(text.into()));
     let known = subsets.join(", ");
     if let Some(unknown) = targets.keys().find(|name| !subsets.contains(name)) {
         let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {known}") };
-        return usage(format!("the service has no subset `{unknown}`; {known}"));
+        return Err(CliError::NotFound(format!(
+            "{service} has no subset `{unknown}`; {known}: define it with `callboard subset set {service} {unknown} --filter \
+             FILTER`"
+        )));
     }
     let taken: u32 = targets.values().sum();
     let Some(left) = 100_u32.checked_sub(taken) else {
@@ -72,15 +80,34 @@ pub(super) fn shift(subsets: &[String], split: &Percentages, targets: &Percentag
         .collect();
     if others.is_empty() && left > 0 {
         let rest: Vec<&String> = subsets.iter().filter(|name| !targets.contains_key(*name)).collect();
-        let [only] = rest[..] else {
-            return usage(format!(
-                "{left} % of the calls have no subset; name one for them, as in v1={left}: the service has {known}"
-            ));
-        };
-        others.push((only.clone(), 100));
+        match rest[..] {
+            [only] => others.push((only.clone(), 100)),
+            [] => {
+                return usage(format!(
+                    "{left} % of the calls have no subset, because {service} has only {known}: let the percentages add up to 100, or \
+                     define another subset with `callboard subset set`"
+                ));
+            }
+            [first, ..] => {
+                let given: Vec<_> = targets.iter().map(|(name, percent)| format!("{name}={percent}")).collect();
+                return usage(format!(
+                    "{left} % of the calls have no subset: name one for them, as in {},{first}={left}; {service} has {known}",
+                    given.join(",")
+                ));
+            }
+        }
     }
     shifted.extend(in_proportion(&others, left));
     Ok(shifted)
+}
+
+/// Returns the subsets that a shift leaves without calls although there is something left for them: too little for all of them.
+pub(super) fn rounded_away<'a>(before: &'a Percentages, after: &Percentages, targets: &Percentages) -> Vec<&'a str> {
+    if targets.values().sum::<u32>() >= 100 {
+        return Vec::new();
+    }
+    let had_calls = before.iter().filter(|(name, percent)| **percent > 0 && !targets.contains_key(*name));
+    had_calls.map(|(name, _)| &**name).filter(|name| after.get(*name).is_none_or(|percent| *percent == 0)).collect()
 }
 
 /// Divides a number in proportion to weights, in whole numbers that add up to it: by the largest remainder. If the number suffices,

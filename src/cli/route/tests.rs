@@ -78,7 +78,7 @@ fn routes_are_inserted_and_removed_by_index() {
 fn shift_changes_the_default_split_only() {
     let subsets = json!({"v1": "\"v1\" in tags", "v2": "\"v2\" in tags"});
     let mut document = fields(json!({"subsets": subsets, "default": {"v1": 90, "v2": 10}, "shed": 1}));
-    shift(&mut document, &Percentages::from([("v2".to_owned(), 100)])).unwrap();
+    assert_eq!(shift(&mut document, "web", &Percentages::from([("v2".to_owned(), 100)])).unwrap(), None);
     assert_eq!(document, fields(json!({"subsets": subsets, "default": {"v2": 100}, "shed": 1})));
 }
 

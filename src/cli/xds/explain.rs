@@ -51,7 +51,8 @@ pub(super) struct ExplainArgs {
 fn header(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        Some(_) | None => Err("it has no name; write NAME=VALUE, as in x-canary=true".to_owned()),
+        Some(_) => Err("it has no name; write NAME=VALUE, as in x-canary=true".to_owned()),
+        None => Err("it has no value; write NAME=VALUE, as in x-canary=true".to_owned()),
     }
 }
 

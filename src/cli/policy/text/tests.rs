@@ -69,7 +69,7 @@ fn file_with_several_policies_has_the_defaults_first() {
     ];
     assert_eq!(PolicyFile::parse(text).unwrap().several().unwrap(), expected);
     let file = PolicyFile::parse(r#"{"defaults": {"shed": 0}}"#).unwrap();
-    assert!(file.one().unwrap_err().to_string().contains("callboard policy apply --file"));
+    assert!(file.one(&PolicyTarget::Defaults).unwrap_err().to_string().contains("callboard policy apply --file"));
     let file = PolicyFile::parse("lb = \"ring_hash\"").unwrap();
     assert!(file.several().unwrap_err().to_string().contains("callboard policy set SERVICE --file"));
 }
@@ -85,9 +85,38 @@ fn error_in_a_file_names_the_line_or_the_field() {
         ("defaults = 1", "`defaults` is 1, which is not a table; write [defaults]"),
         ("[service]\nweb = true", "`service.web` is true, which is not a table"),
         ("lb = \"x\"\n[service.web]\n", "`lb` is in no table"),
+        ("{\"timeout\": \"5s\", \"timeout\": \"6s\"}", "duplicate entry with key \"timeout\" at line 1"),
+        ("{\"retry\": {\"on\": [], \"on\": []}}", "duplicate entry with key \"on\""),
+        ("[]", "the JSON is no object"),
+        ("null\n", "the JSON is no object"),
+        ("[service.my.svc]\nshed = 1", "write [service.\"my.svc\"]"),
+        ("[service.\"\"]\nshed = 1", "has no name: name a service, or write [defaults]"),
     ] {
         assert!(error(text).contains(part), "{text}: {}", error(text));
     }
+    let deep = format!("lb = {}1{}", "[".repeat(20), "]".repeat(20));
+    assert!(error(&deep).contains("more than 16 tables and lists"), "{}", error(&deep));
+}
+
+#[test]
+fn file_that_sets_no_field_is_an_error() {
+    let web = PolicyTarget::of("web".to_owned());
+    for text in ["", "# a comment\n", "{}", "route = []", "subsets = {}\nfallback = []"] {
+        let error = PolicyFile::parse(text).unwrap().one(&web).unwrap_err().to_string();
+        assert_eq!(
+            error, "the file sets no field; remove the policy of web with `callboard policy unset web`",
+            "{text}"
+        );
+    }
+    for (text, part) in [
+        ("[service.web]", "the table of the policy of web sets no field"),
+        ("[defaults]\n[service.web]\nshed = 0", "`callboard policy unset --defaults`"),
+        ("[service]", "the file has no policy"),
+    ] {
+        let error = PolicyFile::parse(text).unwrap().several().unwrap_err().to_string();
+        assert!(error.contains(part), "{text}: {error}");
+    }
+    assert!(PolicyFile::parse("outlier = {}").unwrap().one(&web).is_ok());
 }
 
 #[test]

@@ -12,7 +12,7 @@ fn subsets(names: &str) -> Vec<String> {
 
 fn shifted(names: &str, before: &str, targets: &str) -> String {
     let before = if before.is_empty() { Percentages::new() } else { split(before) };
-    let after = shift(&subsets(names), &before, &split(targets)).unwrap();
+    let after = shift("web", &subsets(names), &before, &split(targets)).unwrap();
     let listed = after.iter().filter(|(_, percent)| **percent > 0);
     listed.map(|(name, percent)| format!("{name}={percent}")).collect::<Vec<_>>().join(",")
 }
@@ -72,17 +72,31 @@ fn with_more_subsets_the_others_keep_their_proportion() {
 fn shift_that_leaves_calls_without_a_subset_is_rejected() {
     for (names, before, targets, part) in [
         ("a b c", "a=100", "a=50", "50 % of the calls have no subset"),
-        ("a b c", "", "a=50", "the service has a, b, c"),
-        ("a", "a=100", "a=50", "50 % of the calls have no subset"),
+        ("a b c", "", "a=50", "as in a=50,b=50; web has a, b, c"),
+        ("a", "a=100", "a=50", "50 % of the calls have no subset, because web has only a"),
         ("a b", "a=90,b=10", "x=5", "no subset `x`; it has a, b"),
         ("a b", "a=90,b=10", "a=60,b=50", "add up to 110"),
     ] {
         let before = if before.is_empty() { Percentages::new() } else { split(before) };
-        let error = shift(&subsets(names), &before, &split(targets)).unwrap_err().to_string();
+        let error = shift("web", &subsets(names), &before, &split(targets)).unwrap_err().to_string();
         assert!(error.contains(part), "{targets}: {error}");
     }
-    let error = shift(&[], &Percentages::new(), &split("v2=5")).unwrap_err().to_string();
-    assert!(error.contains("no subset `v2`; it has none"), "{error}");
+    let error = shift("web", &[], &Percentages::new(), &split("v2=5")).unwrap_err();
+    assert!(matches!(error, CliError::NotFound(_)), "{error:?}");
+    let expected = "web has no subset `v2`; it has none: define it with `callboard subset set web v2 --filter FILTER`";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn subset_that_rounding_leaves_without_calls_is_named() {
+    let rounded = |before: &str, targets: &str| {
+        let (before, targets) = (split(before), split(targets));
+        let after = shift("web", &subsets("a b c"), &before, &targets).unwrap();
+        rounded_away(&before, &after, &targets).join(",")
+    };
+    assert_eq!(rounded("a=60,b=24,c=16", "a=99"), "c");
+    assert_eq!(rounded("a=60,b=24,c=16", "a=98"), "");
+    assert_eq!(rounded("a=60,b=24,c=16", "a=100"), "", "no calls are left, as intended");
 }
 
 proptest! {
@@ -97,7 +111,7 @@ proptest! {
         names.push("target".to_owned());
         let before: Percentages = others.iter().cloned().collect();
         let targets = Percentages::from([("target".to_owned(), percent)]);
-        let after = shift(&names, &before, &targets).unwrap();
+        let after = shift("web", &names, &before, &targets).unwrap();
         prop_assert_eq!(after.values().sum::<u32>(), 100);
         prop_assert_eq!(after["target"], percent);
         let (left, sum, count) = (100 - percent, weights.iter().sum::<u32>(), weights.len());
