@@ -1,10 +1,6 @@
 //! Read, edit and set a policy, and the output of commands that do so.
 
-use std::{
-    io::Write as _,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{io::Write as _, process::ExitCode, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
@@ -31,8 +27,8 @@ use crate::{
     pb::callboard::v1::{PolicyWarning, SetPolicyRequest, SetPolicyResponse},
 };
 
-/// Time in which a change is tried again if others change the policy at the same time.
-const RETRY_LIMIT: Duration = Duration::from_secs(10);
+/// Attempts to change a policy that others change at the same time. With the delays between them, they last about 8 seconds.
+const MAX_ATTEMPTS: u32 = 100;
 
 /// Arguments of the commands that change one policy.
 #[derive(Debug, Args)]
@@ -141,7 +137,7 @@ async fn edited(
     args: &ChangeArgs,
     mut edit: impl FnMut(&mut PolicyFields) -> Result<(), CliError>,
 ) -> Result<PolicyChangeView, CliError> {
-    let start = Instant::now();
+    let mut attempts = 1;
     loop {
         let present = fetch(connection, target).await?;
         let mut document = present.fields.clone();
@@ -149,11 +145,12 @@ async fn edited(
         let expected = args.if_revision.unwrap_or(present.revision);
         match set_policy(connection, target, &document, Some(expected), args.options.dry_run).await {
             Err(CliError::Conflict(_)) if args.if_revision.is_none() => {
-                if start.elapsed() >= RETRY_LIMIT {
+                if attempts == MAX_ATTEMPTS {
                     return Err(CliError::Conflict(format!(
                         "others keep changing {target}, and nothing was set: run the command again"
                     )));
                 }
+                attempts += 1;
                 // A change takes milliseconds, so the shortest delay suffices. Its jitter separates those that compete.
                 sleep(Backoff::new().delay(None)).await;
             }

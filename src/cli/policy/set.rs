@@ -109,9 +109,8 @@ impl FieldArgs {
                 document.set(path, values.clone());
             }
         }
-        match self.outlier.as_deref() {
-            Some(value) => document.set("outlier", value),
-            None => {}
+        if let Some(value) = self.outlier.as_deref() {
+            document.set("outlier", value);
         }
     }
 
@@ -148,7 +147,9 @@ pub(super) async fn run(args: SetArgs) -> Result<ExitCode, CliError> {
         Ok(())
     };
     let code = edit(target, args.change, set).await?;
-    note.iter().for_each(|note| print_stderr(&escape(note)));
+    if let Some(note) = note {
+        print_stderr(&escape(&note));
+    }
     Ok(code)
 }
 
