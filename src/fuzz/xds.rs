@@ -110,7 +110,7 @@ fn load_report(input: &mut InputCursor<'_>) -> LoadStatsRequest {
     let cluster = |input: &mut InputCursor<'_>| ClusterStats {
         cluster_name: word(input, NAMES),
         upstream_locality_stats: (0..input.below(4)).map(|_| locality(input)).collect(),
-        load_report_interval: input.flag().then(|| prost_types::Duration { seconds: 10, nanos: -1 }),
+        load_report_interval: input.flag().then_some(prost_types::Duration { seconds: 10, nanos: -1 }),
     };
     LoadStatsRequest { node: node(input), cluster_stats: (0..input.below(4)).map(|_| cluster(input)).collect() }
 }

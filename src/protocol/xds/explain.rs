@@ -158,7 +158,7 @@ impl XdsApi {
         (names, answer): (&mut ResourceNames<'_>, &mut pb::ExplainResponse),
     ) {
         let mut policies = StreamPolicies::new(client.policy.revision);
-        let source = RegistrySource::new(self, &client.client, &mut policies);
+        let source = RegistrySource::new(self, client.client, &mut policies);
         let resource = |kind, name: &str| Some(self.explained_resource(kind, name, &source.resource(kind, name)?));
         answer.resources.extend(resource(ResourceType::Listener, names.listener));
         answer.resources.extend(resource(ResourceType::Route, &answer.service));

@@ -87,6 +87,6 @@ pub fn validate_policies<'a>(
         }
     }
     merge(None, set.defaults).validate().map_err(|error| (PolicyScope::Defaults, error))?;
-    let scopes = set.services.keys().map(|service| PolicyScope::Service((*service).clone()));
-    scopes.map(|scope| set.validate(&scope).map_err(|error| (scope, error))).collect()
+    let mut scopes = set.services.keys().map(|service| PolicyScope::Service((*service).clone()));
+    scopes.try_for_each(|scope| set.validate(&scope).map_err(|error| (scope, error)))
 }
