@@ -296,7 +296,7 @@ async fn rollback_does_not_undo_a_change_that_is_made_meanwhile() {
     let rollback = Child::start(&["policy", "rollback", "web", "--server", &proxy]);
     // The command reads the history on its first connection, and sets the policy on its second.
     let change = async { drop(ok(&serve, "policy set web --timeout 5s").await) };
-    let delayed = delay_second_connection(listener, serve.address(), change);
+    let delayed = Box::pin(delay_second_connection(listener, serve.address(), change));
     let (ended, ()) = within("the command", async { tokio::join!(rollback.ended(), delayed) }).await;
     assert!(ended.code() != Some(0) && ended.stderr.contains("has revision"), "{}{}", ended.stdout, ended.stderr);
     assert_eq!(policy(&serve, "web").await, json!({"shed": 2, "timeout": "5s"}));

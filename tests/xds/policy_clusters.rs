@@ -40,6 +40,7 @@ async fn cluster_whose_endpoints_the_client_has_not_accepted_is_not_selected() {
 /// A client that lists the clusters of new subsets and asks for their endpoints only when it selects them would wait for ever, so a change
 /// goes on two seconds after the client has accepted the routes. Nothing that another client does or does not ask for delays a change.
 #[tokio::test(start_paused = true)]
+#[expect(clippy::disallowed_methods, reason = "the time is the paused one of the test")]
 async fn client_that_does_not_ask_for_endpoints_waits_for_two_seconds_and_delays_no_other() {
     for protocol in BOTH {
         let (_server, client) = with_versions().await;

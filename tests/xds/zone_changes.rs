@@ -125,12 +125,12 @@ async fn shares_change_at_most_once_in_five_seconds_while_instances_drain() {
         // The last one of the zone stays, so that no zone empties.
         for number in 1..INSTANCES_PER_ZONE {
             drain(&zones.client, number, true).await;
-            let (changed, same_endpoints) = zones.follow(Duration::from_secs(2)).await;
-            changes.extend(changed);
+            let (times, same_endpoints) = zones.follow(Duration::from_secs(2)).await;
+            changes.extend(times);
             layouts += same_endpoints;
         }
-        let (changed, same_endpoints) = zones.follow(Duration::from_secs(10)).await;
-        changes.extend(changed);
+        let (times, same_endpoints) = zones.follow(Duration::from_secs(10)).await;
+        changes.extend(times);
         layouts += same_endpoints;
         assert!((3..=5).contains(&changes.len()), "{changes:?}");
         assert!(changes.windows(2).all(|two| two[1] - two[0] >= MIN_LAYOUT_INTERVAL), "{changes:?}");
