@@ -7,7 +7,8 @@
 //! | `answering` | accepted, rejected and late answers |
 //! | `endpoints`, `effective_weights` | instances as endpoints, and their weights in a slow start |
 //! | `following_client` | a client that follows its listener to clusters and their endpoints |
-//! | `policy`, `policy_rejections`, `policy_clusters` | changes of policies, rejected ones, clusters of subsets |
+//! | `policy`, `policy_rejections`, `policy_resumption` | changes of policies, rejected ones, and those between two streams |
+//! | `policy_clusters` | clusters of subsets |
 //! | `zones`, `zone_changes` | preference for the client's zone, and how often shares change |
 //! | `load_reports` | load reports of clients |
 //! | `restarts` | reconnects, settling, shutdown |
@@ -25,6 +26,7 @@ mod load_reports;
 mod policy;
 mod policy_clusters;
 mod policy_rejections;
+mod policy_resumption;
 mod restarts;
 mod status;
 mod subscribing;

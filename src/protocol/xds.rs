@@ -45,6 +45,7 @@ mod policy_limitations;
 mod policy_rollout;
 mod request;
 mod resource;
+mod resumption;
 mod rollout;
 mod route_resource;
 mod session;

@@ -1,7 +1,7 @@
 //! Client that follows its listener to clusters and their endpoints, as gRPC does.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -25,7 +25,7 @@ use prost_types::{Struct, Value, value::Kind};
 use tokio::time::timeout;
 
 use super::{
-    ads_client::{AdsClient, AdsProtocol, AdsResponse, Cds, Eds, Lds, StateOfTheWorld},
+    ads_client::{AdsClient, AdsProtocol, AdsResponse, AdsType, Cds, Eds, Lds},
     at,
 };
 use crate::harness::{InMemory, TestClient, within};
@@ -44,25 +44,44 @@ pub struct FollowingClient {
     pub listeners: usize,
     /// Version of the latest listener.
     version: String,
+    /// Versions of all resources, in the delta protocol.
+    versions: HashMap<AdsType, HashMap<String, String>>,
+    protocol: AdsProtocol,
+    node: Option<Node>,
 }
 
 impl FollowingClient {
     /// Opens a stream and asks for the listener.
     pub async fn start(client: &TestClient, protocol: AdsProtocol) -> Self {
-        Self::begin(AdsClient::open(client, protocol).await)
+        Self::begin(AdsClient::open(client, protocol).await, protocol, None)
     }
 
     /// Opens a stream of a node and takes in all that the server sends.
     pub async fn open_node(client: &TestClient, protocol: AdsProtocol, node: Node) -> Self {
-        let mut this = Self::begin(AdsClient::open_node(client, protocol, node).await);
+        let mut this = Self::begin(AdsClient::open_node(client, protocol, node.clone()).await, protocol, Some(node));
         this.settle().await;
         this
     }
 
-    fn begin(mut ads: AdsClient) -> Self {
+    /// Opens a stream that has asked for nothing yet.
+    pub async fn silent(client: &TestClient, protocol: AdsProtocol) -> Self {
+        let ads = AdsClient::open(client, protocol).await;
+        Self::of(ads, protocol, None)
+    }
+
+    /// Version of the latest listener.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn begin(mut ads: AdsClient, protocol: AdsProtocol, node: Option<Node>) -> Self {
         ads.subscribe(Lds, &["web"]);
-        let (listed, selected, endpoints) = Default::default();
-        Self { ads, listed, selected, endpoints, listeners: 0, version: String::new() }
+        Self::of(ads, protocol, node)
+    }
+
+    fn of(ads: AdsClient, protocol: AdsProtocol, node: Option<Node>) -> Self {
+        let (listed, selected, endpoints, versions) = Default::default();
+        Self { ads, listed, selected, endpoints, listeners: 0, version: String::new(), versions, protocol, node }
     }
 
     /// Opens a stream and takes in all that the server sends.
@@ -82,6 +101,7 @@ impl FollowingClient {
     /// Takes in a response, accepts it, and subscribes to what it leads to.
     pub fn take_in(&mut self, response: &AdsResponse) {
         self.ads.accept(response);
+        self.versions.entry(response.kind).or_default().extend(response.versions.clone());
         match response.kind {
             Lds => self.take_listener(response),
             Eds => {
@@ -126,10 +146,16 @@ impl FollowingClient {
 
     /// Opens another stream with what it has, and takes in all that the server sends.
     pub async fn reconnect(&mut self, client: &TestClient) {
-        self.ads = AdsClient::open(client, StateOfTheWorld).await;
+        self.ads = match &self.node {
+            Some(node) => AdsClient::open_node(client, self.protocol, node.clone()).await,
+            None => AdsClient::open(client, self.protocol).await,
+        };
         let clusters: Vec<_> = self.listed.iter().map(String::as_str).collect();
         for (kind, names) in [(Cds, &clusters[..]), (Eds, &clusters[..]), (Lds, &["web"][..])] {
-            self.ads.resume(kind, names, &self.version, &[]);
+            let known = self.versions.get(&kind).into_iter().flatten();
+            let known = known.map(|(name, version)| (name.as_str(), version.as_str()));
+            let versions: Vec<_> = known.filter(|(name, _)| names.contains(name)).collect();
+            self.ads.resume(kind, names, &self.version, &versions);
         }
         self.settle().await;
     }

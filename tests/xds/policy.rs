@@ -167,21 +167,6 @@ async fn defaults_hold_for_services_without_a_policy() {
     assert_eq!(web.listeners - before, 1, "the policy of another service");
 }
 
-/// Changes while no stream is open are made in steps, too: the version of its resources tells which policy a client has.
-#[tokio::test(start_paused = true)]
-async fn policy_that_changed_between_two_streams_is_changed_in_steps() {
-    let (_server, client) = with_versions().await;
-    let mut web = FollowingClient::open(&client, StateOfTheWorld).await;
-    set_policy(&client, "web", &split(90, 10)).await;
-    web.reconnect(&client).await;
-    assert_eq!((web.selected(), web.listed()), (vec!["web|v1", "web|v2"], vec!["web|v1", "web|v2"]));
-
-    set_policy(&client, "web", "{}").await;
-    web.reconnect(&client).await;
-    assert_eq!((web.selected(), web.listed()), (vec!["web"], vec!["web"]));
-    assert_eq!(rollout(&client).await.synced, 1);
-}
-
 #[tokio::test(start_paused = true)]
 async fn policy_that_is_set_before_the_endpoints_are_requested_reaches_the_client() {
     for protocol in BOTH {

@@ -92,6 +92,14 @@ pub(super) fn clusters_of(service: &str, policy: &EffectivePolicy) -> BTreeSet<A
     clusters.chain(whole.then(|| cluster_name(service, None))).collect()
 }
 
+/// Returns whether a policy sends calls to a cluster of its service.
+pub(super) fn selects(service: &str, policy: &EffectivePolicy, cluster: &str) -> bool {
+    let mut splits = policy.routes.iter().map(|route| route.split.as_ref()).chain([policy.default_split.as_ref()]);
+    splits.any(|split: Option<&Split>| {
+        clusters_of_split(service, policy, split).iter().any(|(name, _)| **name == *cluster)
+    })
+}
+
 /// Returns whether a policy defines a cluster of its service.
 pub(super) fn defines(policy: &EffectivePolicy, cluster: &str) -> bool {
     let Some(subset) = split_cluster_name(cluster).1 else { return true };

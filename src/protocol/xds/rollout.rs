@@ -13,6 +13,9 @@
 //! A client that rejects a policy gets the last one that it accepted, in the same steps, until there is a newer one. Clusters that it has
 //! not confirmed leave the list at once: no call ever went to them.
 //!
+//! Until the client has confirmed the second step, a cluster that loses its calls keeps the definition of the policy before: the client's
+//! routes may still lead there, and without calls it would have no instances that take over from its own.
+//!
 //! A cluster that left the list keeps its definition while the client subscribes to it. Of each service the last
 //! [`MAX_RETIRED_CLUSTERS`] of them do.
 
@@ -21,7 +24,7 @@ mod tests;
 
 use std::{collections::BTreeSet, mem, sync::Arc, time::Duration};
 
-use super::cluster_name::{clusters_of, defines};
+use super::cluster_name::{clusters_of, defines, selects};
 use crate::model::{EffectivePolicy, Revision, ServiceName};
 
 /// Time from the confirmation of a step to the next one. With less than 20 ms, grpc-go fails calls.
@@ -32,6 +35,9 @@ const CLUSTER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Maximum number of clusters of a service that no policy defines any more and that keep their definition.
 const MAX_RETIRED_CLUSTERS: usize = 32;
+
+/// Maximum number of policies that a client's routes may still follow. Beyond the first one, the newest are kept.
+const MAX_LEAVING: usize = 4;
 
 /// Answer of a client to a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +64,8 @@ pub(super) struct PolicyRollout {
     service: Arc<str>,
     /// Policy that decides where calls go.
     selecting: Arc<EffectivePolicy>,
+    /// Policies that decided where calls go before, and that the client's routes may still follow. The oldest is first.
+    leaving: Vec<Arc<EffectivePolicy>>,
     /// Policy that the client is to have in the end.
     target: Arc<EffectivePolicy>,
     /// Clusters that are listed to the client.
@@ -97,6 +105,7 @@ impl PolicyRollout {
         Self {
             service,
             selecting: Arc::clone(&policy),
+            leaving: Vec::new(),
             target: policy,
             confirmed: listed.clone(),
             listed,
@@ -113,6 +122,28 @@ impl PolicyRollout {
     /// Policy of a service for a client that has it already.
     pub(super) fn known(service: Arc<str>, policy: Arc<EffectivePolicy>, keeps_clusters: bool) -> Self {
         Self { accepted: Some(Arc::clone(&policy)), ..Self::new(service, policy, keeps_clusters) }
+    }
+
+    /// Lists clusters that the client has from an earlier stream, with the policies that last defined them.
+    pub(super) fn keep(&mut self, clusters: Vec<(Arc<str>, Arc<EffectivePolicy>)>) {
+        let excess = clusters.len().saturating_sub(MAX_RETIRED_CLUSTERS);
+        for (cluster, policy) in clusters.into_iter().skip(excess) {
+            self.listed.insert(Arc::clone(&cluster));
+            self.confirmed.insert(Arc::clone(&cluster));
+            self.retired.push((cluster, policy));
+        }
+    }
+
+    /// Newest revision at which the policy that the client is to follow now was in effect. `None`: the present one.
+    pub(super) fn routes_revision(&self) -> Option<Revision> {
+        if Arc::ptr_eq(&self.selecting, &self.target) {
+            None
+        } else if self.selecting.revision < self.target.revision {
+            Some(Revision(self.target.revision.0 - 1))
+        } else {
+            // The client returns from a policy that it rejected.
+            Some(self.target.revision)
+        }
     }
 
     /// Nonce of the last response before the present step.
@@ -155,17 +186,32 @@ impl PolicyRollout {
         self.step.is_none()
     }
 
-    /// Returns the policy that defines a cluster of the service: the one that decides where calls go, the one that will, or the one that
-    /// last did.
+    /// Returns the policy that defines a cluster of the service: one that the client's routes may still follow to the cluster, the one that
+    /// decides where calls go, the one that will, or the one that last did.
     pub(super) fn policy_of(&self, cluster: &str) -> &Arc<EffectivePolicy> {
+        self.leaving_policy_of(cluster).unwrap_or_else(|| self.settled_policy_of(cluster))
+    }
+
+    /// Returns the policy that defines a cluster once no routes but those of the present policies are in use.
+    fn settled_policy_of(&self, cluster: &str) -> &Arc<EffectivePolicy> {
         let present = [&self.selecting, &self.target].into_iter().find(|policy| defines(policy, cluster));
         let retired = || self.retired.iter().find(|(name, _)| **name == *cluster).map(|(_, policy)| policy);
         present.or_else(retired).unwrap_or(&self.selecting)
     }
 
+    /// Returns the newest policy whose routes lead to a cluster that loses its calls.
+    fn leaving_policy_of(&self, cluster: &str) -> Option<&Arc<EffectivePolicy>> {
+        let selected = |policy: &&Arc<EffectivePolicy>| selects(&self.service, policy, cluster);
+        let leaving = self.leaving.iter().rev().find(selected)?;
+        (!selected(&&self.selecting)).then_some(leaving)
+    }
+
     /// Services whose instances take calls if this service has none, according to any policy in use.
     pub(super) fn fallbacks(&self) -> impl Iterator<Item = &ServiceName> {
-        let policies = [&self.selecting, &self.target].into_iter().chain(self.retired.iter().map(|(_, policy)| policy));
+        let policies = [&self.selecting, &self.target]
+            .into_iter()
+            .chain(&self.leaving)
+            .chain(self.retired.iter().map(|(_, policy)| policy));
         policies.flat_map(|policy| &policy.fallback)
     }
 
@@ -226,7 +272,7 @@ impl PolicyRollout {
     }
 
     fn is_last_step(&self) -> bool {
-        Arc::ptr_eq(&self.selecting, &self.target) && self.listed == self.final_list()
+        Arc::ptr_eq(&self.selecting, &self.target) && self.leaving.is_empty() && self.listed == self.final_list()
     }
 
     /// Returns the clusters that are listed in the end.
@@ -254,8 +300,9 @@ impl PolicyRollout {
         } else if !clusters.is_subset(&self.confirmed) {
             return false;
         } else if !Arc::ptr_eq(&self.selecting, &self.target) {
-            self.replace(|rollout| rollout.selecting = Arc::clone(&rollout.target));
-        } else if self.step.is_none() && self.listed != self.final_list() {
+            self.select_target();
+        } else if self.step.is_none() && !self.is_last_step() {
+            self.leaving.clear();
             self.listed = self.final_list();
             self.confirmed.retain(|cluster| self.listed.contains(cluster));
             let excess = self.excess_retired();
@@ -287,6 +334,7 @@ impl PolicyRollout {
             self.replace(|rollout| {
                 rollout.target = Arc::default();
                 rollout.selecting = Arc::clone(&rollout.target);
+                rollout.leaving.clear();
             });
             self.listed = clusters_of(&self.service, &self.target);
             self.confirmed = self.listed.clone();
@@ -300,10 +348,29 @@ impl PolicyRollout {
         if Arc::ptr_eq(&self.selecting, &self.target) {
             return false;
         }
-        self.replace(|rollout| rollout.selecting = Arc::clone(&rollout.target));
+        self.select_target();
         self.confirmed = self.listed.clone();
         self.step = Some(RolloutStep::default());
         true
+    }
+
+    /// Has the target decide where calls go. What was selected before keeps its definition if it matters.
+    fn select_target(&mut self) {
+        self.replace(|rollout| {
+            let before = mem::replace(&mut rollout.selecting, Arc::clone(&rollout.target));
+            rollout.leaving.retain(|policy| !Arc::ptr_eq(policy, &before));
+            rollout.leaving.push(before);
+            if rollout.leaving.len() > MAX_LEAVING {
+                rollout.leaving.remove(1);
+            }
+        });
+        let changes = |cluster: &Arc<str>| {
+            self.leaving_policy_of(cluster)
+                .is_some_and(|leaving| !Arc::ptr_eq(leaving, self.settled_policy_of(cluster)))
+        };
+        if !self.listed.iter().any(changes) {
+            self.leaving.clear();
+        }
     }
 
     /// Changes the policies. Clusters that no policy defines afterwards keep the policy that defined them.

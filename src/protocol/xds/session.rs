@@ -77,6 +77,8 @@ pub(super) trait ResourceSource {
     fn has_cluster(&self, name: &str) -> bool;
     /// Returns the newest revision of the registry.
     fn revision(&self) -> u64;
+    /// Returns the newest revision at which the routes of a service were those that the client gets now. `None`: they are the present ones.
+    fn routes_revision(&self, service: &str) -> Option<u64>;
 }
 
 /// Response to a client.
@@ -367,6 +369,13 @@ impl Session {
         };
         let content =
             if whole { subscription.take_whole(resource) } else { subscription.take_pending(resource, delays) }?;
+        let names = content.resources.iter().map(|(name, _)| name);
+        let revision = match kind {
+            ResourceType::Cluster | ResourceType::Assignment => revision,
+            ResourceType::Listener | ResourceType::Route => {
+                names.filter_map(|name| source.routes_revision(service_of(kind, name))).fold(revision, u64::min)
+            }
+        };
         self.nonce += 1;
         let nonce = self.nonce;
         let new = subscription.sent(&content.resources, SentResponse { nonce, revision, at: now });

@@ -157,4 +157,8 @@ impl ResourceSource for RegistrySource<'_> {
     fn revision(&self) -> u64 {
         self.context.engine.registry().applied().0
     }
+
+    fn routes_revision(&self, service: &str) -> Option<u64> {
+        self.policies.borrow().routes_revision(service).map(|revision| revision.0)
+    }
 }

@@ -1,6 +1,7 @@
 //! One stream: reads requests, is woken by changes, writes responses.
 
 mod policy_changes;
+mod resumption;
 
 use std::{
     pin::Pin,
@@ -20,6 +21,7 @@ use super::{
     frame,
     request::{NodeIdentity, ParsedRequest, XdsRequest},
     resource::ResourceType,
+    resumption::Resumption,
     session::{InterestChange, RequestOutcome, RequestedNames, Session, SubscriptionRequest},
     source::{ClientProfile, RegistrySource},
     stream_list::{XdsStreamGuard, XdsStreamState},
@@ -77,7 +79,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
 
     /// Takes in a request. Returns the message that answers it, if that does not depend on the session.
     fn request(&mut self, request: Q) -> Result<Option<Vec<Bytes>>, XdsError> {
-        self.opened = None;
+        let is_first = self.opened.take().is_some();
         let request = request.parse()?;
         let incarnation = self.api.context.engine.registry().incarnation();
         let stream = Arc::clone(&self.entry.stream);
@@ -113,8 +115,11 @@ impl<Q: XdsRequest> AdsStream<Q> {
             state.session.hold(true);
             self.watcher.watcher.waiting.store(true, Ordering::Relaxed);
         }
-        if let Some(revision) = accepted_revision.filter(|_| remembers == Some(incarnation)) {
-            self.resume_policies(&mut state, kind, &names, revision);
+        if is_first && remembers.is_some() {
+            state.resumption = Some(Resumption::new(self.api.context.clock.since_start()));
+        }
+        if let Some(resumption) = &mut state.resumption {
+            resumption.add(kind, &names, accepted_revision.filter(|_| remembers == Some(incarnation)));
         }
         let now = self.api.context.clock.now().wall;
         let outcome = state.session.request(SubscriptionRequest { kind, nonce, error, names }, now);
@@ -127,7 +132,9 @@ impl<Q: XdsRequest> AdsStream<Q> {
         if policies.len() > 2 * session.len() + MIN_FORGOTTEN_POLICIES {
             policies.forget_unsubscribed(session);
         }
-        self.advance(&mut state);
+        if !self.resume(&mut state) {
+            self.advance(&mut state);
+        }
         Ok(None)
     }
 
@@ -203,10 +210,14 @@ impl<Q: XdsRequest> AdsStream<Q> {
     }
 
     /// Returns the next response, if the client is to get one.
-    fn response(&self) -> Option<Vec<Bytes>> {
-        let registry = self.api.context.engine.registry();
-        let mut guard = self.entry.stream.state.lock();
+    fn response(&mut self) -> Option<Vec<Bytes>> {
+        let stream = Arc::clone(&self.entry.stream);
+        let mut guard = stream.state.lock();
         let state = &mut *guard;
+        if self.resume(state) {
+            return None;
+        }
+        let registry = self.api.context.engine.registry();
         if state.session.is_held() && !registry.is_settling() {
             state.session.hold(false);
             self.watcher.watcher.waiting.store(false, Ordering::Relaxed);

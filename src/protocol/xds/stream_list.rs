@@ -17,6 +17,7 @@ use super::{
     error::XdsError,
     request::NodeIdentity,
     resource::ResourceType,
+    resumption::Resumption,
     session::{Session, TypeSubscription, XdsVariant},
     source::ClientProfile,
     stream_policies::StreamPolicies,
@@ -75,6 +76,8 @@ pub(super) struct XdsStreamState {
     pub(super) zones: ZoneSubscriptions,
     /// Policies as the client gets them.
     pub(super) policies: StreamPolicies,
+    /// What the client has from an earlier stream, until its requests have told that. Responses wait meanwhile.
+    pub(super) resumption: Option<Resumption>,
 }
 
 /// Entry of a stream in the list. Dropping it removes the stream.
@@ -101,6 +104,7 @@ impl XdsStreams {
             session: Session::new(variant),
             zones: ZoneSubscriptions::new(zone_layouts),
             policies: StreamPolicies::default(),
+            resumption: None,
         };
         let stream = Arc::new(XdsStream { state: Mutex::new(state), peer });
         let id = self.next.fetch_add(1, Ordering::Relaxed);

@@ -102,9 +102,28 @@ impl StreamPolicies {
         self.rollouts.get(service)
     }
 
-    /// Begins with a policy that the client has from an earlier stream.
-    pub(super) fn resume(&mut self, service: &str, policy: Arc<EffectivePolicy>) {
+    /// Returns whether clusters that no policy defines any more stay listed.
+    pub(super) fn keeps_clusters(&self) -> bool {
+        self.keeps_clusters
+    }
+
+    /// Begins with a policy that the client has from an earlier stream. `kept`: its clusters that no policy defines any more, with the
+    /// policies that last did.
+    pub(super) fn resume(
+        &mut self,
+        service: &str,
+        policy: Arc<EffectivePolicy>,
+        kept: Vec<(Arc<str>, Arc<EffectivePolicy>)>,
+    ) {
         self.insert(service, policy, PolicyRollout::known);
+        if let Some(rollout) = self.rollouts.get_mut(service) {
+            rollout.keep(kept);
+        }
+    }
+
+    /// Revision of the policy that a client follows once it has accepted the routes of a service. `None`: the newest.
+    pub(super) fn routes_revision(&self, service: &str) -> Option<Revision> {
+        self.rollouts.get(service)?.routes_revision()
     }
 
     /// Sets the newest policy of a service that the client subscribes to. Returns whether the resources of the service change.

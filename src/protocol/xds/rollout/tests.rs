@@ -59,12 +59,62 @@ fn new_clusters_are_listed_then_selected_then_the_old_ones_are_dropped() {
 }
 
 #[test]
-fn policy_with_the_same_clusters_takes_one_step() {
+fn policy_with_the_same_destinations_takes_one_step() {
     let mut rollout = accepted(&policy(7, &["v1", "v2"]));
-    assert!(rollout.set_target(&policy(8, &["v2", "v1"])));
+    assert!(rollout.set_target(&policy(8, &["v1", "v2"])));
     assert_eq!(rollout.selecting().revision, Revision(8));
     assert!(!rollout.advance(StepAnswer::Accepted, ms(1)));
     assert!(rollout.is_complete());
+}
+
+#[test]
+fn cluster_that_loses_its_calls_keeps_its_definition_until_the_routes_are_confirmed() {
+    let mut rollout = accepted(&policy(7, &["v1", "v2", "v3"]));
+    let revision = |rollout: &PolicyRollout, cluster: &str| rollout.policy_of(cluster).revision;
+    assert!(rollout.set_target(&policy(8, &["v2", "v1", "v3"])));
+    assert_eq!((revision(&rollout, "web|v1"), revision(&rollout, "web|v2")), (Revision(7), Revision(8)));
+    assert!(rollout.set_target(&policy(9, &["v3", "v1", "v2"])), "the routes of 7 and of 8 may still be in use");
+    assert_eq!((revision(&rollout, "web|v1"), revision(&rollout, "web|v2")), (Revision(7), Revision(8)));
+    assert!(!rollout.advance(StepAnswer::Accepted, ms(1)));
+    assert!(rollout.advance(StepAnswer::Accepted, ms(101)), "the definitions change");
+    assert_eq!((revision(&rollout, "web|v1"), revision(&rollout, "web|v2")), (Revision(9), Revision(9)));
+    assert!(!rollout.advance(StepAnswer::Accepted, ms(102)));
+    assert!(rollout.is_complete());
+}
+
+#[test]
+fn policies_that_may_still_be_in_use_are_bounded() {
+    let mut rollout = accepted(&policy(7, &["v1", "v2"]));
+    for revision in 8..40 {
+        let subsets = if revision % 2 == 0 { ["v2", "v1"] } else { ["v1", "v2"] };
+        rollout.set_target(&policy(revision, &subsets));
+        assert!(rollout.leaving.len() <= MAX_LEAVING);
+    }
+    assert_eq!(rollout.policy_of("web|v2").revision, Revision(38));
+}
+
+#[test]
+fn routes_of_an_incomplete_change_are_those_of_the_policy_before() {
+    let mut rollout = accepted(&policy(7, &["v1"]));
+    assert_eq!(rollout.routes_revision(), None);
+    rollout.set_target(&policy(12, &["v2"]));
+    assert_eq!(rollout.routes_revision(), Some(Revision(11)));
+    assert!(!rollout.advance(StepAnswer::Accepted, ms(0)));
+    assert!(rollout.advance(StepAnswer::Accepted, ms(100)));
+    assert_eq!(rollout.routes_revision(), None, "the new routes are selected");
+}
+
+#[test]
+fn clusters_of_an_earlier_stream_stay_listed_with_their_definition() {
+    let (old, present) = (policy(7, &["v1"]), policy(9, &[]));
+    let mut rollout = PolicyRollout::known("web".into(), Arc::clone(&present), true);
+    rollout.keep(vec![("web|v1".into(), old)]);
+    assert!(!rollout.advance(StepAnswer::Accepted, ms(0)));
+    assert!(rollout.is_complete(), "{rollout:?}");
+    assert_eq!(listed(&rollout), ["web", "web|v1"]);
+    assert_eq!(rollout.policy_of("web|v1").revision, Revision(7));
+    assert!(rollout.set_target(&policy(10, &["v1"])));
+    assert_eq!((listed(&rollout), rollout.policy_of("web|v1").revision), (vec!["web", "web|v1"], Revision(10)));
 }
 
 #[test]

@@ -45,6 +45,10 @@ impl ResourceSource for FakeSource {
     fn revision(&self) -> u64 {
         9
     }
+
+    fn routes_revision(&self, _service: &str) -> Option<u64> {
+        None
+    }
 }
 
 fn names(names: &[&str]) -> Vec<String> {

@@ -5,42 +5,14 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::AdsStream;
 use crate::{
     app::ServerContext,
-    model::{Revision, ServiceName},
+    model::ServiceName,
     protocol::xds::{
-        request::XdsRequest,
-        resource::ResourceType,
-        session::{RequestedNames, Session, service_of},
-        stream_list::XdsStreamState,
+        request::XdsRequest, resumption::Resumption, session::Session, stream_list::XdsStreamState,
         stream_policies::AdvancedPolicies,
     },
 };
 
 impl<Q: XdsRequest> AdsStream<Q> {
-    /// Begins with the policies that the client has from an earlier stream, so that a change since then is made in steps.
-    pub(super) fn resume_policies(
-        &self,
-        state: &mut XdsStreamState,
-        kind: ResourceType,
-        names: &RequestedNames,
-        accepted_revision: Revision,
-    ) {
-        let policies = self.api.context.engine.registry().policies();
-        let RequestedNames::All(names) = names else { return };
-        if accepted_revision >= policies.revision() || state.session.subscription(kind).has_begun() {
-            return;
-        }
-        for service in names.iter().filter_map(|name| ServiceName::parse(service_of(kind, name)).ok()) {
-            let present = policies.effective(&service);
-            if state.policies.get(service.as_str()).is_none()
-                && let Some(before) = policies.effective_at(&service, accepted_revision)
-                && before.revision != present.revision
-            {
-                state.policies.resume(service.as_str(), before);
-                state.policies.set_target(service.as_str(), &present, 0);
-            }
-        }
-    }
-
     /// Has the stream woken by the services that take the calls of a subscribed service. Returns whether they are others than before.
     pub(super) fn read_fallbacks(&mut self, state: &mut XdsStreamState, service: &ServiceName) -> bool {
         let policies = self.api.context.engine.registry().policies();
@@ -110,7 +82,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
     }
 
     /// Reads the fallbacks of all services, which depend on the policies of other services, too.
-    fn read_all_fallbacks(&mut self, state: &mut XdsStreamState) {
+    pub(super) fn read_all_fallbacks(&mut self, state: &mut XdsStreamState) {
         let subscribed: Vec<_> = self.wake.interest().subscribed().cloned().collect();
         for service in subscribed {
             if self.read_fallbacks(state, &service) {
@@ -137,7 +109,8 @@ impl<Q: XdsRequest> AdsStream<Q> {
 
     /// Sets the timer of the next step, or of delayed weights. Returns whether it was set anew.
     fn set_timer(&mut self, state: &XdsStreamState) -> bool {
-        let wake_at = state.policies.wake_at().into_iter().chain(state.session.wake_at()).min();
+        let resumption = state.resumption.as_ref().map(Resumption::ends_at);
+        let wake_at = state.policies.wake_at().into_iter().chain(state.session.wake_at()).chain(resumption).min();
         self.wake.set_timer(wake_at, self.api.context.clock.since_start())
     }
 }
