@@ -108,9 +108,9 @@ impl ClusterSettings {
             policies: policies.filter(|_| family.has(ClientFeature::PolicyList)),
             max_requests: policy.max_requests,
             outlier: policy.outlier,
-            // grpc-js takes a cluster that gains a field as unchanged. grpc-java, over connections that it made without outlier detection,
-            // throws an exception at the end of a call once detection is on, and the call never ends.
-            states_outlier: matches!(family.library(), ClientLibrary::Node | ClientLibrary::Java),
+            // grpc-js takes a cluster that gains a field as unchanged. grpc-java must not get it: it may lose a call whenever an instance leaves
+            // a cluster that has outlier detection, even one that ejects nothing.
+            states_outlier: family.library() == ClientLibrary::Node,
             // grpc-java counts requests only over connections that it made with a destination for load reports.
             reports_load: family.library() == ClientLibrary::Java
                 || family.has(ClientFeature::LoadReports) && needs_load_reports(policy),
