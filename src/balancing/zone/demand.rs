@@ -117,6 +117,9 @@ impl ZoneDemand {
     }
 }
 
+/// Rate in requests per second below which a zone without reports is forgotten.
+const MIN_RATE: f64 = 0.001;
+
 impl AverageDemand {
     fn new(now: Duration) -> Self {
         Self { since: now, at: now, covered_at: now, is_used: false, weight: 0.0, sums: BTreeMap::new() }
@@ -134,6 +137,8 @@ impl AverageDemand {
             let rate: f64 = clients.values().map(|report| report.rate).sum();
             *self.sums.entry(Arc::clone(zone)).or_default() += (1.0 - decay) * rate;
         }
+        // Zones are what clients name, which may be other ones every day.
+        self.sums.retain(|zone, sum| *sum > MIN_RATE || reports.contains_key(zone));
         let requests = AVERAGING_TIME * self.sums.keys().map(|zone| self.of(zone)).sum::<f64>();
         let required = if self.is_used { MIN_REQUESTS * REMAINING_REQUESTS } else { MIN_REQUESTS };
         self.is_used = now.saturating_sub(self.since) >= MIN_MEASUREMENT && requests >= required;

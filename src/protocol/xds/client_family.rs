@@ -124,7 +124,8 @@ impl ClientFeature {
             }
             Self::Retries => [version(1, 40, 0), version(1, 40, 1), version(1, 41, 0), version(1, 8, 0), ALL, ALL],
             Self::OutlierDetection => {
-                [version(1, 51, 0), version(1, 49, 0), version(1, 50, 0), version(1, 7, 0), NEVER, ALL]
+                // Java has it, and may lose calls with it.
+                [version(1, 51, 0), NEVER, version(1, 50, 0), version(1, 7, 0), NEVER, ALL]
             }
             // C-core 1.50 to 1.52 crashes: https://github.com/grpc/grpc/issues/31766
             Self::RingHash => [version(1, 53, 0), version(1, 40, 1), version(1, 41, 0), version(1, 10, 0), NEVER, ALL],

@@ -56,7 +56,8 @@ pub(super) fn split_cluster_name(cluster: &str) -> (&str, Option<&str>) {
 
 /// Returns whether a cluster is for the calls that fail while its subset is empty, beside another one of the same subset.
 pub(super) fn is_failing_cluster(cluster: &str) -> bool {
-    cluster.ends_with(FAIL_SUFFIX)
+    // A subset may have the name `fail`.
+    cluster.split_once(SEPARATOR).is_some_and(|(_, subset)| subset.ends_with(FAIL_SUFFIX))
 }
 
 /// Returns the name of the cluster for the calls that fail while a subset is empty, beside another one of the same subset.

@@ -5,12 +5,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::Arc,
     time::Duration,
 };
 
 use super::{
-    cluster_name::split_cluster_name,
+    cluster_name::{cluster_prefix, split_cluster_name},
     resource::ResourceType,
     session::{RequestedNames, service_of},
 };
@@ -18,6 +19,9 @@ use crate::model::Revision;
 
 /// Time that responses wait for the further requests of a client that reconnects. Clients send them at once.
 const RESUMPTION_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Maximum number of clusters that are looked at: that of the resources of a stream.
+const MAX_CLUSTERS: usize = 50_000;
 
 /// What a client has from an earlier stream, as far as its requests have told it.
 #[derive(Debug)]
@@ -76,7 +80,8 @@ impl Resumption {
                         Box::new(subscribe.iter().chain(initial.iter().map(|(name, _)| name)))
                     }
                 };
-                self.clusters.extend(names.map(|name| Arc::from(name.as_str())));
+                let free = MAX_CLUSTERS.saturating_sub(self.clusters.len());
+                self.clusters.extend(names.take(free).map(|name| Arc::from(name.as_str())));
             }
             ResourceType::Assignment => {}
         }
@@ -101,7 +106,15 @@ impl Resumption {
 
     /// Returns the clusters of a service that the client has or has asked for.
     pub(super) fn clusters_of(&self, service: &str) -> BTreeSet<Arc<str>> {
-        self.clusters.iter().filter(|cluster| split_cluster_name(cluster).0 == service).cloned().collect()
+        let prefix = cluster_prefix(service);
+        let subsets = self.clusters.range::<str, _>((Bound::Included(&*prefix), Bound::Unbounded));
+        let subsets = subsets.take_while(|cluster| cluster.starts_with(&prefix));
+        self.clusters.get(service).into_iter().chain(subsets).cloned().collect()
+    }
+
+    /// Returns whether the client has named clusters: in the state-of-the-world protocol, a client of all clusters does not.
+    pub(super) fn names_clusters(&self) -> bool {
+        !self.clusters.is_empty()
     }
 
     /// Returns the routes of a service. `None`: the client has not told which ones it has.

@@ -66,6 +66,8 @@ pub(super) struct PolicyRollout {
     selecting: Arc<EffectivePolicy>,
     /// Policies that decided where calls go before, and that the client's routes may still follow. The oldest is first.
     leaving: Vec<Arc<EffectivePolicy>>,
+    /// Last revision at which the selecting policy was in effect. `None`: it is in effect now.
+    selected_until: Option<Revision>,
     /// Policy that the client is to have in the end.
     target: Arc<EffectivePolicy>,
     /// Clusters that are listed to the client.
@@ -106,6 +108,7 @@ impl PolicyRollout {
             service,
             selecting: Arc::clone(&policy),
             leaving: Vec::new(),
+            selected_until: None,
             target: policy,
             confirmed: listed.clone(),
             listed,
@@ -134,16 +137,9 @@ impl PolicyRollout {
         }
     }
 
-    /// Newest revision at which the policy that the client is to follow now was in effect. `None`: the present one.
-    pub(super) fn routes_revision(&self) -> Option<Revision> {
-        if Arc::ptr_eq(&self.selecting, &self.target) {
-            None
-        } else if self.selecting.revision < self.target.revision {
-            Some(Revision(self.target.revision.0 - 1))
-        } else {
-            // The client returns from a policy that it rejected.
-            Some(self.target.revision)
-        }
+    /// Last revision at which the policy that selects clusters was in effect. `None`: it is in effect now.
+    pub(super) fn selected_until(&self) -> Option<Revision> {
+        self.selected_until
     }
 
     /// Nonce of the last response before the present step.
@@ -223,6 +219,7 @@ impl PolicyRollout {
             return false;
         }
         self.rejected = None;
+        self.selected_until.get_or_insert(Revision(policy.revision.0.saturating_sub(1)));
         self.replace(|rollout| rollout.target = Arc::clone(policy));
         // The definitions of listed clusters may be those of the target.
         self.begin_step() || !self.listed.is_subset(&self.confirmed)
@@ -327,6 +324,7 @@ impl PolicyRollout {
         self.rejected = Some(RejectedPolicy { revision: newest, error: Arc::clone(error) });
         self.step = Some(RolloutStep::default());
         if let Some(accepted) = self.accepted.clone() {
+            self.selected_until = Some(accepted.revision);
             self.replace(|rollout| rollout.target = accepted);
             self.listed.retain(|cluster| self.confirmed.contains(cluster));
             self.begin_step();
@@ -356,6 +354,7 @@ impl PolicyRollout {
 
     /// Has the target decide where calls go. What was selected before keeps its definition if it matters.
     fn select_target(&mut self) {
+        self.selected_until = self.rejected.is_some().then_some(self.target.revision);
         self.replace(|rollout| {
             let before = mem::replace(&mut rollout.selecting, Arc::clone(&rollout.target));
             rollout.leaving.retain(|policy| !Arc::ptr_eq(policy, &before));

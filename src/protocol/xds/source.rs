@@ -159,6 +159,6 @@ impl ResourceSource for RegistrySource<'_> {
     }
 
     fn routes_revision(&self, service: &str) -> Option<u64> {
-        self.policies.borrow().routes_revision(service).map(|revision| revision.0)
+        self.policies.borrow().selected_until(service).map(|revision| revision.0)
     }
 }

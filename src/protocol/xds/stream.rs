@@ -4,6 +4,7 @@ mod policy_changes;
 mod resumption;
 
 use std::{
+    mem,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
@@ -51,6 +52,8 @@ pub(super) struct AdsStream<Q> {
     watcher: WatcherGuard,
     /// Time at which the stream was opened, since the start of the process. `None`: a request has arrived.
     opened: Option<Duration>,
+    /// Neither was a response sent, nor has a request told that the client continues an earlier stream.
+    may_resume: bool,
     ended: bool,
 }
 
@@ -72,6 +75,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
             entry,
             requests,
             opened: Some(context.clock.since_start()),
+            may_resume: true,
             ended: false,
             api: Arc::clone(api),
         }
@@ -79,7 +83,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
 
     /// Takes in a request. Returns the message that answers it, if that does not depend on the session.
     fn request(&mut self, request: Q) -> Result<Option<Vec<Bytes>>, XdsError> {
-        let is_first = self.opened.take().is_some();
+        self.opened = None;
         let request = request.parse()?;
         let incarnation = self.api.context.engine.registry().incarnation();
         let stream = Arc::clone(&self.entry.stream);
@@ -115,7 +119,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
             state.session.hold(true);
             self.watcher.watcher.waiting.store(true, Ordering::Relaxed);
         }
-        if is_first && remembers.is_some() {
+        if remembers.is_some() && mem::take(&mut self.may_resume) {
             state.resumption = Some(Resumption::new(self.api.context.clock.since_start()));
         }
         if let Some(resumption) = &mut state.resumption {
@@ -226,6 +230,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
         let now = self.api.context.clock.now().wall;
         let source = RegistrySource::new(&self.api, &state.client, &mut state.policies);
         let response = state.session.next_response(&source, now)?;
+        self.may_resume = false;
         self.counters(response.kind).responses.inc();
         self.watcher.watcher.sent.store(response.revision, Ordering::Relaxed);
         self.watcher.watcher.synced_at.store(now.0, Ordering::Relaxed);

@@ -107,23 +107,23 @@ impl StreamPolicies {
         self.keeps_clusters
     }
 
-    /// Begins with a policy that the client has from an earlier stream. `kept`: its clusters that no policy defines any more, with the
+    /// Begins with a policy, which the client may have accepted on an earlier stream. `kept`: its clusters that no policy defines any more, with the
     /// policies that last did.
     pub(super) fn resume(
         &mut self,
         service: &str,
-        policy: Arc<EffectivePolicy>,
+        (policy, is_accepted): (Arc<EffectivePolicy>, bool),
         kept: Vec<(Arc<str>, Arc<EffectivePolicy>)>,
     ) {
-        self.insert(service, policy, PolicyRollout::known);
+        self.insert(service, policy, if is_accepted { PolicyRollout::known } else { PolicyRollout::new });
         if let Some(rollout) = self.rollouts.get_mut(service) {
             rollout.keep(kept);
         }
     }
 
-    /// Revision of the policy that a client follows once it has accepted the routes of a service. `None`: the newest.
-    pub(super) fn routes_revision(&self, service: &str) -> Option<Revision> {
-        self.rollouts.get(service)?.routes_revision()
+    /// Last revision at which the policy that selects the clusters of a service was in effect. `None`: it is in effect now.
+    pub(super) fn selected_until(&self, service: &str) -> Option<Revision> {
+        self.rollouts.get(service)?.selected_until()
     }
 
     /// Sets the newest policy of a service that the client subscribes to. Returns whether the resources of the service change.

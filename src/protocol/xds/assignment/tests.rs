@@ -5,7 +5,7 @@ use prost_types::Any;
 
 use super::{
     super::{
-        cluster_name::{clusters_of, clusters_of_split, defines},
+        cluster_name::{clusters_of, clusters_of_split, defines, is_failing_cluster, split_cluster_name},
         resource::ResourceType,
     },
     *,
@@ -288,6 +288,9 @@ fn calls_that_fail_have_a_cluster_of_their_own_beside_those_that_do_not() {
     assert_eq!(clusters(policy.default_split.as_ref())[0].0.as_ref(), "web|v1");
     assert_eq!(clusters(policy.routes[0].split.as_ref())[0].0.as_ref(), "web|v1|fail");
     assert!(clusters_of("web", &policy).contains("web|v1|fail") && defines(&policy, "web|v1|fail"));
+    assert!(defines(&policy, "web|v1") && !is_failing_cluster("web|fail") && is_failing_cluster("web|fail|fail"));
+    assert_eq!(split_cluster_name("web|fail"), ("web", Some("fail")));
+    assert_eq!(split_cluster_name("web|fail|fail"), ("web", Some("fail")));
     policy.default_split = None;
     assert_eq!(clusters_of_split("web", &policy, policy.routes[0].split.as_ref())[0].0.as_ref(), "web|v1");
     assert!(!defines(&policy, "web|v1|fail"));

@@ -96,12 +96,19 @@ fn policies_that_may_still_be_in_use_are_bounded() {
 #[test]
 fn routes_of_an_incomplete_change_are_those_of_the_policy_before() {
     let mut rollout = accepted(&policy(7, &["v1"]));
-    assert_eq!(rollout.routes_revision(), None);
+    assert_eq!(rollout.selected_until(), None);
     rollout.set_target(&policy(12, &["v2"]));
-    assert_eq!(rollout.routes_revision(), Some(Revision(11)));
-    assert!(!rollout.advance(StepAnswer::Accepted, ms(0)));
-    assert!(rollout.advance(StepAnswer::Accepted, ms(100)));
-    assert_eq!(rollout.routes_revision(), None, "the new routes are selected");
+    rollout.set_target(&policy(15, &["v3"]));
+    assert_eq!(rollout.selected_until(), Some(Revision(11)));
+    follow(&mut rollout);
+    assert_eq!((rollout.selected_until(), rollout.selecting().revision), (None, Revision(15)));
+    rollout.set_target(&policy(20, &["v4"]));
+    assert!(rollout.reject(&"no".into()));
+    assert_eq!(rollout.selected_until(), Some(Revision(15)), "the policy to which the client returns");
+    follow(&mut rollout);
+    assert_eq!((rollout.selected_until(), rollout.selecting().revision), (Some(Revision(15)), Revision(15)));
+    rollout.set_target(&policy(30, &["v3"]));
+    assert_eq!(rollout.selected_until(), None, "it is selected at once");
 }
 
 #[test]

@@ -36,8 +36,8 @@ impl<Q: XdsRequest> AdsStream<Q> {
         let present = policies.effective(service);
         let clusters = resumption.clusters_of(service.as_str());
         let before = self.known_policy(state, resumption, service, &present);
-        let before =
-            before.filter(|before| before.revision != present.revision && has_destinations(service, before, &clusters));
+        let before = before
+            .filter(|before| before.revision != present.revision && has_destinations(service, before, resumption));
         let kept: Vec<_> = if state.policies.keeps_clusters() {
             let kept = clusters.iter().filter(|cluster| !defines(&present, cluster));
             kept.map(|cluster| (Arc::clone(cluster), self.last_definition(service, cluster))).collect()
@@ -45,8 +45,9 @@ impl<Q: XdsRequest> AdsStream<Q> {
             Vec::new()
         };
         if before.is_some() || !kept.is_empty() {
+            let is_accepted = before.is_some();
             let begins_with = before.unwrap_or_else(|| Arc::clone(&present));
-            state.policies.resume(service.as_str(), begins_with, kept);
+            state.policies.resume(service.as_str(), (begins_with, is_accepted), kept);
             state.policies.set_target(service.as_str(), &present, 0);
         }
     }
@@ -99,9 +100,10 @@ impl<Q: XdsRequest> AdsStream<Q> {
     }
 }
 
-/// Returns whether a client with these clusters can use the routes of a policy. Without any, it has not told which ones it has.
-fn has_destinations(service: &ServiceName, policy: &EffectivePolicy, clusters: &BTreeSet<Arc<str>>) -> bool {
+/// Returns whether a client can use the routes of a policy: it has their clusters. A client of all clusters does not tell which ones it has.
+fn has_destinations(service: &ServiceName, policy: &EffectivePolicy, resumption: &Resumption) -> bool {
     let name = service.as_str();
+    let clusters = resumption.clusters_of(name);
     let selected = clusters_of(name, policy).into_iter().filter(|cluster| selects(name, policy, cluster));
-    clusters.is_empty() || selected.into_iter().all(|cluster| clusters.contains(&cluster))
+    !resumption.names_clusters() || selected.into_iter().all(|cluster| clusters.contains(&cluster))
 }

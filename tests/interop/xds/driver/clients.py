@@ -55,7 +55,7 @@ CLIENT_TYPES = {
     "go-old": ClientType("go", load_reports="go", status_without_backends="DEADLINE_EXCEEDED"),
     "python": ClientType("python", load_reports="core", late_timeouts=True, tls=TlsSupport.MUTUAL),
     "python-old": ClientType("python", load_reports="core", late_timeouts=True, ring_hash=False, reads_in_calls=True),
-    "java": ClientType("java", load_reports="java", keeps_last_backends=True, least_request=True, tls=TlsSupport.SERVER),
+    "java": ClientType("java", outlier_detection=False, load_reports="java", keeps_last_backends=True, least_request=True, tls=TlsSupport.SERVER),
     "node": ClientType("node", load_reports="node", reconnects=True),
     "ruby": ClientType("ruby", load_reports="core", late_timeouts=True, ring_hash=False),
     "cpp": ClientType("cpp", load_reports="core", late_timeouts=True, ring_hash=False),

@@ -141,7 +141,8 @@ def run(options: argparse.Namespace, scratch: Path, pool: Executor) -> int:
     passed = cells - len(failures)
     if options.write:
         for name, text in tables.items():
-            report.copy(name, text)
+            if report.has_rows(text):
+                report.copy(name, text)
     elif not failures and not options.only and set(names) == set(CLIENT_TYPES):
         failures += [
             f"{report.PAGE} has other {name}: run tests/interop/xds/run --full --write"

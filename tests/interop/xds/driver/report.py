@@ -26,6 +26,11 @@ def _section(name: str) -> re.Pattern[str]:
     return re.compile(rf"(<!-- {name} -->\n\n)(.*?)(\n\n<!-- end -->)", re.DOTALL)
 
 
+def has_rows(text: str) -> bool:
+    """Returns whether a table has more than a head."""
+    return text.count("\n") > 1
+
+
 def table(rows: list[list[str]]) -> str:
     """Returns a Markdown table; the first row is its head."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
