@@ -9,7 +9,7 @@ use callboard::pb::{
     callboard::v1::{GetPolicyRolloutRequest, GetPolicyRolloutResponse, RegisterRequest, SetPolicyRequest},
     envoy::{
         config::{
-            core::v3::Node,
+            core::v3::{Node, node::UserAgentVersionType},
             listener::v3::Listener,
             route::v3::{
                 Route, RouteAction, route::Action, route_action::ClusterSpecifier, weighted_cluster::ClusterWeight,
@@ -257,6 +257,15 @@ pub async fn with_versions() -> (InMemory, TestClient) {
         client.register(registration).await.unwrap();
     }
     (server, client)
+}
+
+/// Returns the node of a client that cannot use a cluster again that left its list.
+pub fn tonic_node() -> Node {
+    Node {
+        user_agent_name: "gRPC Rust tonic-xds".to_owned(),
+        user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion("0.1.0-alpha.4".to_owned())),
+        ..Node::default()
+    }
 }
 
 pub const SUBSETS: &str = r#""subsets": {"v1": "\"v1\" in tags", "v2": "\"v2\" in tags"}"#;

@@ -2,12 +2,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use callboard::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType};
 use tokio::time::{Instant, timeout};
 
 use super::{
     ads_client::{AdsClient, AdsResponse, BOTH, Cds, Eds, Lds, StateOfTheWorld},
-    following_client::{FollowingClient, SETTLED, clusters, rollout, set_policy, split, with_versions},
+    following_client::{FollowingClient, SETTLED, clusters, rollout, set_policy, split, tonic_node, with_versions},
 };
 
 /// Maximum number of clusters of removed subsets that a client keeps.
@@ -151,12 +150,7 @@ async fn client_of_all_clusters_keeps_the_last_clusters_of_removed_subsets() {
 #[tokio::test(start_paused = true)]
 async fn client_that_keeps_clusters_listed_keeps_the_last_of_removed_subsets() {
     let (_server, client) = with_versions().await;
-    let node = Node {
-        user_agent_name: "gRPC Rust tonic-xds".to_owned(),
-        user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion("0.1.0-alpha.4".to_owned())),
-        ..Node::default()
-    };
-    let mut web = FollowingClient::open_node(&client, StateOfTheWorld, node).await;
+    let mut web = FollowingClient::open_node(&client, StateOfTheWorld, tonic_node()).await;
     for round in 0..MAX_RETIRED + 8 {
         set_policy(&client, "web", &one_subset(&format!("s{round}"))).await;
         web.settle().await;

@@ -1,10 +1,8 @@
 //! Policies of clients that reconnect: changes meanwhile are made in steps, from what a client has.
 
-use callboard::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType};
-
 use super::{
     ads_client::{BOTH, Cds, Eds, Lds, StateOfTheWorld},
-    following_client::{FollowingClient, clusters, rollout, set_policy, split, with_versions},
+    following_client::{FollowingClient, clusters, rollout, set_policy, split, tonic_node, with_versions},
 };
 
 #[tokio::test(start_paused = true)]
@@ -60,12 +58,7 @@ async fn client_that_has_the_present_policy_is_sent_no_other() {
 #[tokio::test(start_paused = true)]
 async fn client_that_keeps_clusters_keeps_them_when_it_reconnects() {
     let (_server, client) = with_versions().await;
-    let node = Node {
-        user_agent_name: "gRPC Rust tonic-xds".to_owned(),
-        user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion("0.1.0-alpha.4".to_owned())),
-        ..Node::default()
-    };
-    let mut web = FollowingClient::open_node(&client, StateOfTheWorld, node).await;
+    let mut web = FollowingClient::open_node(&client, StateOfTheWorld, tonic_node()).await;
     set_policy(&client, "web", &split(100, 0)).await;
     web.settle().await;
     set_policy(&client, "web", "{}").await;

@@ -42,6 +42,11 @@ pub struct EffectivePolicy {
 }
 
 impl EffectivePolicy {
+    /// Splits of the routes in order, then that of the calls which no route matches. `None`: the whole service.
+    pub fn splits(&self) -> impl Iterator<Item = Option<&Split>> {
+        self.routes.iter().map(|route| route.split.as_ref()).chain([self.default_split.as_ref()])
+    }
+
     /// Merges the policy of a service with the defaults, field by field. `revision`: that of the later change of both.
     #[must_use]
     pub fn merge(service: Option<&ServicePolicy>, defaults: Option<&ServicePolicy>, revision: Revision) -> Self {

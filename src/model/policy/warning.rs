@@ -72,7 +72,7 @@ impl EffectivePolicy {
     }
 
     /// Returns the splits of the policy with their places. `None`: the whole service.
-    fn splits(&self) -> impl Iterator<Item = (String, Option<&Split>)> {
+    fn placed_splits(&self) -> impl Iterator<Item = (String, Option<&Split>)> {
         let routes = self.routes.iter().enumerate();
         let routes = routes.map(|(at, route)| (format!("route[{at}].to"), route.split.as_ref()));
         let all = self.routes.iter().any(PolicyRoute::matches_all);
@@ -81,7 +81,7 @@ impl EffectivePolicy {
 
     fn split_warnings(&self, members: &SubsetMembers) -> Vec<PolicyWarning> {
         let mut warnings = Vec::new();
-        for (place, split) in self.splits() {
+        for (place, split) in self.placed_splits() {
             let Some(split) = split else { continue };
             for (subset, share) in &split.shares {
                 let at = self.subsets.keys().position(|name| name == subset);
@@ -104,7 +104,7 @@ impl EffectivePolicy {
     /// Returns a warning if no split reaches instances that are in no subset. Those of a subset without calls are meant to get none.
     fn unreached_instances(&self, members: &SubsetMembers) -> Option<PolicyWarning> {
         let mut last = String::new();
-        for (place, split) in self.splits() {
+        for (place, split) in self.placed_splits() {
             split?;
             last = place;
         }

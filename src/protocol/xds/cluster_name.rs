@@ -26,8 +26,7 @@ pub(super) enum EmptyModes {
 impl EmptyModes {
     /// Returns the modes of a subset.
     pub(super) fn of(policy: &EffectivePolicy, subset: &SubsetName) -> Self {
-        let splits = policy.routes.iter().filter_map(|route| route.split.as_ref()).chain(&policy.default_split);
-        let naming = splits.filter(|split: &&Split| split.shares.iter().any(|(name, _)| name == subset));
+        let naming = policy.splits().flatten().filter(|split| split.shares.iter().any(|(name, _)| name == subset));
         let modes = naming.map(|split| Self::Same(split.empty));
         modes.reduce(|one, other| if one == other { one } else { Self::Both }).unwrap_or(Self::NoCalls)
     }
@@ -84,8 +83,7 @@ pub(super) fn clusters_of_split(
 
 /// Returns the clusters that clients of a service subscribe to: all subsets, and the whole service if calls go to it.
 pub(super) fn clusters_of(service: &str, policy: &EffectivePolicy) -> BTreeSet<Arc<str>> {
-    let splits = policy.routes.iter().map(|route| route.split.as_ref()).chain([policy.default_split.as_ref()]);
-    let whole = splits.into_iter().any(|split: Option<&Split>| split.is_none());
+    let whole = policy.splits().any(|split| split.is_none());
     let subsets = policy.subsets.keys();
     let failing = subsets.clone().filter(|subset| EmptyModes::of(policy, subset) == EmptyModes::Both);
     let failing = failing.map(|subset| failing_cluster_name(service, subset));
@@ -95,10 +93,7 @@ pub(super) fn clusters_of(service: &str, policy: &EffectivePolicy) -> BTreeSet<A
 
 /// Returns whether a policy sends calls to a cluster of its service.
 pub(super) fn selects(service: &str, policy: &EffectivePolicy, cluster: &str) -> bool {
-    let mut splits = policy.routes.iter().map(|route| route.split.as_ref()).chain([policy.default_split.as_ref()]);
-    splits.any(|split: Option<&Split>| {
-        clusters_of_split(service, policy, split).iter().any(|(name, _)| **name == *cluster)
-    })
+    policy.splits().any(|split| clusters_of_split(service, policy, split).iter().any(|(name, _)| **name == *cluster))
 }
 
 /// Returns whether a policy defines a cluster of its service.

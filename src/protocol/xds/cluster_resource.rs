@@ -107,10 +107,10 @@ impl ClusterSettings {
             lb_policy,
             policies: policies.filter(|_| family.has(ClientFeature::PolicyList)),
             max_requests: policy.max_requests,
-            // grpc-java 1.85 loses calls that begin when an instance leaves a cluster with outlier detection: they never end.
+            // grpc-java 1.85 loses calls that begin when an instance leaves a cluster with outlier detection, even with one that ejects
+            // nothing: they never end.
             outlier: policy.outlier.filter(|_| family.library() != ClientLibrary::Java),
-            // grpc-js takes a cluster that gains a field as unchanged. grpc-java must not get it: it may lose a call whenever an instance leaves
-            // a cluster that has outlier detection, even one that ejects nothing.
+            // grpc-js takes a cluster that gains a field as unchanged.
             states_outlier: family.library() == ClientLibrary::Node,
             // grpc-java counts requests only over connections that it made with a destination for load reports.
             reports_load: family.library() == ClientLibrary::Java

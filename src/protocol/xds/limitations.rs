@@ -6,7 +6,7 @@ mod tests;
 use std::time::Duration;
 
 use super::client_family::{ClientFamily, ClientFeature, ClientLibrary, LibraryVersion};
-use crate::model::{EffectivePolicy, EmptySubset, LoadBalancing, RetryPolicy, Split, WeightSource, ZoneMode};
+use crate::model::{EffectivePolicy, EmptySubset, LoadBalancing, RetryPolicy, WeightSource, ZoneMode};
 
 /// Behaviour of clients that may or may not follow a field, because their library is unknown.
 const UNKNOWN_LIBRARY: &str = "may ignore it: the library is not known";
@@ -63,8 +63,7 @@ pub(super) fn limitations(policy: &EffectivePolicy, family: ClientFamily) -> Vec
 
 /// Returns whether the calls of some subset go to the rest of the service while it has no instances.
 fn spills(policy: &EffectivePolicy) -> bool {
-    let mut splits = policy.routes.iter().filter_map(|route| route.split.as_ref()).chain(&policy.default_split);
-    splits.any(|split: &Split| split.empty == EmptySubset::Spill)
+    policy.splits().flatten().any(|split| split.empty == EmptySubset::Spill)
 }
 
 /// Limitations of a family that have been found.

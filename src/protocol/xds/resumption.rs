@@ -1,4 +1,4 @@
-//! What a client has from an earlier stream, so that changes of policies since then are made in steps.
+//! Routes and clusters that a client has from an earlier stream, so that changes of policies since then are made in steps.
 //!
 //! A client that reconnects asks for all types again, each in a request of its own and in no certain order. The routes tell which policy
 //! it follows, and the clusters which ones it can use. Responses wait until it has asked for both, or for [`RESUMPTION_TIMEOUT`].
@@ -23,7 +23,7 @@ const RESUMPTION_TIMEOUT: Duration = Duration::from_millis(500);
 /// Maximum number of clusters that are looked at: that of the resources of a stream.
 const MAX_CLUSTERS: usize = 50_000;
 
-/// What a client has from an earlier stream, as far as its requests have told it.
+/// Routes and clusters that a client has from an earlier stream, as far as its requests have told them.
 #[derive(Debug)]
 pub(super) struct Resumption {
     ends_at: Duration,
@@ -37,9 +37,9 @@ pub(super) struct Resumption {
 /// Routes of a service that a client has.
 #[derive(Debug)]
 pub(super) enum KnownRoutes {
-    /// Those of the policy that was in effect at a revision: the state-of-the-world protocol.
+    /// Routes of the policy that was in effect at a revision: the state-of-the-world protocol.
     At(Revision),
-    /// A resource with this name and hash: the delta protocol.
+    /// Resource with this name and hash: the delta protocol.
     Hash(ResourceType, Arc<str>, u64),
 }
 
@@ -74,14 +74,13 @@ impl Resumption {
             }
             ResourceType::Cluster => {
                 self.has_clusters = true;
-                let names: Box<dyn Iterator<Item = &String>> = match names {
-                    RequestedNames::All(names) => Box::new(names.iter()),
-                    RequestedNames::Changes { subscribe, initial, .. } => {
-                        Box::new(subscribe.iter().chain(initial.iter().map(|(name, _)| name)))
-                    }
+                let (subscribed, initial) = match names {
+                    RequestedNames::All(names) => (names, &[][..]),
+                    RequestedNames::Changes { subscribe, initial, .. } => (subscribe, &initial[..]),
                 };
+                let clusters = subscribed.iter().chain(initial.iter().map(|(name, _)| name));
                 let free = MAX_CLUSTERS.saturating_sub(self.clusters.len());
-                self.clusters.extend(names.take(free).map(|name| Arc::from(name.as_str())));
+                self.clusters.extend(clusters.take(free).map(|name| Arc::from(name.as_str())));
             }
             ResourceType::Assignment => {}
         }

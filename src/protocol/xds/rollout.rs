@@ -8,7 +8,7 @@
 //! 3. The old clusters leave the list.
 //!
 //! A step begins [`STEP_DELAY`] after the client has confirmed the step before. A change that needs no other clusters has one step. A newer
-//! policy takes over at any step: the client never gets a policy that has been replaced before its turn came.
+//! policy takes over at any step: a policy that is replaced before it selects clusters never does.
 //!
 //! A client that rejects a policy gets the last one that it accepted, in the same steps, until there is a newer one. Clusters that it has
 //! not confirmed leave the list at once: no call ever went to them.

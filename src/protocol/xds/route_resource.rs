@@ -135,9 +135,7 @@ impl RouteBuilder<'_> {
 
     /// Returns the routes for the listed clusters that no other route leads to. Each has at most 100, with a weight of at least 1.
     fn warm_routes(&self, selected: &SelectedRoutes<'_>) -> Vec<Route> {
-        let splits = self.policy.routes.iter().map(|route| route.split.as_ref());
-        let splits = splits.chain([self.policy.default_split.as_ref()]);
-        let reached = splits.flat_map(|split| clusters_of_split(self.service, self.policy, split));
+        let reached = self.policy.splits().flat_map(|split| clusters_of_split(self.service, self.policy, split));
         let reached: BTreeSet<_> = reached.map(|(name, _)| name).collect();
         let others: Vec<_> = selected.listed.difference(&reached).collect();
         let token = warm_token(selected.incarnation);

@@ -77,8 +77,8 @@ pub(super) trait ResourceSource {
     fn has_cluster(&self, name: &str) -> bool;
     /// Returns the newest revision of the registry.
     fn revision(&self) -> u64;
-    /// Returns the newest revision at which the routes of a service were those that the client gets now. `None`: they are the present ones.
-    fn routes_revision(&self, service: &str) -> Option<u64>;
+    /// Returns the last revision at which the policy that selects the clusters of a service was in effect. `None`: it is in effect now.
+    fn selected_until(&self, service: &str) -> Option<u64>;
 }
 
 /// Response to a client.
@@ -127,7 +127,7 @@ pub(super) struct Session {
     /// Endpoints, and clusters that were not requested by name, are withheld until the registry has settled.
     held: bool,
     interest: Vec<InterestChange>,
-    /// Number of requests, and of turns in which pending resources were looked at.
+    /// Number of requests, and of attempts to make a response.
     progress: u64,
     pacing: WeightPacing,
 }
@@ -373,7 +373,7 @@ impl Session {
         let revision = match kind {
             ResourceType::Cluster | ResourceType::Assignment => revision,
             ResourceType::Listener | ResourceType::Route => {
-                names.filter_map(|name| source.routes_revision(service_of(kind, name))).fold(revision, u64::min)
+                names.filter_map(|name| source.selected_until(service_of(kind, name))).fold(revision, u64::min)
             }
         };
         self.nonce += 1;

@@ -158,7 +158,7 @@ impl ResourceSource for RegistrySource<'_> {
         self.context.engine.registry().applied().0
     }
 
-    fn routes_revision(&self, service: &str) -> Option<u64> {
+    fn selected_until(&self, service: &str) -> Option<u64> {
         self.policies.borrow().selected_until(service).map(|revision| revision.0)
     }
 }

@@ -76,7 +76,7 @@ pub(super) struct XdsStreamState {
     pub(super) zones: ZoneSubscriptions,
     /// Policies as the client gets them.
     pub(super) policies: StreamPolicies,
-    /// What the client has from an earlier stream, until its requests have told that. Responses wait meanwhile.
+    /// Routes and clusters that the client has from an earlier stream, until its requests have told them. Responses wait meanwhile.
     pub(super) resumption: Option<Resumption>,
 }
 

@@ -26,7 +26,7 @@ use crate::{
 pub(super) struct StreamWake {
     registration: WakeRegistration,
     interest: StreamInterest,
-    /// Timer of the next step of a policy, and the time at which it ends.
+    /// Timer of the next step of a policy, of delayed weights or of a resumption, and the time at which it ends.
     timer: Option<(Duration, Pin<Box<Sleep>>)>,
 }
 

@@ -23,8 +23,8 @@ pub(super) struct ScopePolicy {
 pub(super) struct ForgottenRevision;
 
 impl ScopePolicy {
-    /// Policy with these revisions, the newest last. `unknown_until`: the last revision of the registry at which the policy is not known,
-    /// as far as it does not follow from the number of revisions.
+    /// Policy with these revisions, the newest last. `unknown_until`: the last revision of the registry at which the policy is not known.
+    /// If the history is full, a later one follows from that.
     pub(super) fn new(revisions: &[Arc<PolicyRevision>], unknown_until: Revision) -> Self {
         let mut new = Self { revisions: revisions.iter().cloned().collect(), ..Self::default() };
         new.set_unknown_until(unknown_until);

@@ -24,7 +24,7 @@ pub(in crate::protocol::xds) struct PlannedLocality {
     pub(super) class: ZoneClass,
     /// Clients call the localities of a priority if no lower number has routable endpoints. There are no gaps.
     pub(in crate::protocol::xds) priority: u32,
-    /// At least 1. The sum of a priority, multiplied by [`shed_factor`], fits 32 bits.
+    /// Weight of at least 1. The sum of the weights of a priority, multiplied by [`shed_factor`], fits 32 bits.
     pub(in crate::protocol::xds) weight: u64,
 }
 

@@ -46,7 +46,7 @@ impl ResourceSource for FakeSource {
         9
     }
 
-    fn routes_revision(&self, _service: &str) -> Option<u64> {
+    fn selected_until(&self, _service: &str) -> Option<u64> {
         None
     }
 }

@@ -95,8 +95,8 @@ impl<Q: XdsRequest> AdsStream<Q> {
     fn last_definition(&self, service: &ServiceName, cluster: &str) -> Arc<EffectivePolicy> {
         let policies = self.api.context.engine.registry().policies();
         let revisions = policies.revisions(&PolicyScope::Service(service.clone())).into_iter();
-        let effective = revisions.filter_map(|one| policies.effective_at(service, one.revision));
-        effective.into_iter().find(|policy| defines(policy, cluster)).unwrap_or_default()
+        let mut effective = revisions.filter_map(|one| policies.effective_at(service, one.revision));
+        effective.find(|policy| defines(policy, cluster)).unwrap_or_default()
     }
 }
 
@@ -104,6 +104,6 @@ impl<Q: XdsRequest> AdsStream<Q> {
 fn has_destinations(service: &ServiceName, policy: &EffectivePolicy, resumption: &Resumption) -> bool {
     let name = service.as_str();
     let clusters = resumption.clusters_of(name);
-    let selected = clusters_of(name, policy).into_iter().filter(|cluster| selects(name, policy, cluster));
-    !resumption.names_clusters() || selected.into_iter().all(|cluster| clusters.contains(&cluster))
+    let mut selected = clusters_of(name, policy).into_iter().filter(|cluster| selects(name, policy, cluster));
+    !resumption.names_clusters() || selected.all(|cluster| clusters.contains(&cluster))
 }
