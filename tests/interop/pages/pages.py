@@ -1,13 +1,16 @@
 """Runs the commands of pages of the documentation as a reader does, and compares what they print with what the pages show.
 
 A block of code whose first line is a comment with a file name is a file. A `sh` block has commands; a `text` block after it has
-what they print, where a line `...` stands for any lines. A `sh install` block is not run: the suite has those packages.
+what they print, where a line `...` stands for any lines. A `sh install` block is not run: the suite has those packages. The ports
+of the pages are replaced by free ones: the system may have given those of the pages to outgoing connections of other programs.
 """
 
 import contextlib
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -20,6 +23,8 @@ SERVING_TIMEOUT = 20  # seconds until an instance that a page starts is SERVING
 FENCE = re.compile(r"```(.*)")
 FILE = re.compile(r"(?://|#|<!--) ([\w./-]+\.\w+)(?: -->)?")
 SERVICE = re.compile(r"\bcallboard run --service (\S+)")
+PORT = re.compile(r"\b500[5-9]\d\b")
+PORTS = range(20_000, 32_000)  # below the ports that Linux gives to outgoing connections
 
 
 @dataclass
@@ -70,6 +75,31 @@ def parse(text: str) -> Page:
     return page
 
 
+def is_free(port: int) -> bool:
+    with socket.socket() as listener:
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+class Ports:
+    """Replaces each port of the pages by a free one."""
+
+    def __init__(self) -> None:
+        self._free = filter(is_free, random.sample(PORTS, len(PORTS)))
+        self._chosen: dict[str, str] = {}
+
+    def replace(self, text: str) -> str:
+        return PORT.sub(lambda port: self._choose(port[0]), text)
+
+    def _choose(self, port: str) -> str:
+        if port not in self._chosen:
+            self._chosen[port] = str(next(self._free))
+        return self._chosen[port]
+
+
 def script(page: Page, output: Path) -> str:
     """Returns the commands of a page as one program, which writes the output of each block to a file of its own."""
     lines = ["set -euo pipefail"]
@@ -98,12 +128,13 @@ def differences(page: Page, output: Path) -> list[str]:
 
 def run(path: Path, more: list[Path], server: Server, scratch: Path) -> str:
     """Runs a page in `scratch`/work, with its files and those of other pages; returns what is wrong, or nothing."""
-    page = parse(path.read_text())
+    ports = Ports()
+    page = parse(ports.replace(path.read_text()))
     if not page.commands:
         return f"{path} has no commands"
     work, output = scratch / "work", scratch / "output"
     output.mkdir()
-    for source in [parse(other.read_text()) for other in more] + [page]:
+    for source in [parse(ports.replace(other.read_text())) for other in more] + [page]:
         for name, content in source.files.items():
             (work / name).write_text(content)
     environment = os.environ | {"CALLBOARD_SERVER": server.grpc}
