@@ -22,6 +22,7 @@ mod context;
 mod decide;
 mod event;
 mod event_log;
+mod holder;
 mod instance_map;
 mod lease;
 mod lease_clock;
@@ -66,6 +67,7 @@ pub use consul_index::{ConsulIndex, TakenCheck};
 pub use context::CheckSource;
 pub use decide::{Decision, ProposedChange, StampedChange};
 pub use event::{Change, ClockReading, Entry, Event, RemovalReason};
+pub use holder::SessionEpoch;
 pub use instance_map::{Chunk, Chunks};
 pub use lease::{EndReason, HeartbeatStreamId, Lease, LeaseTime};
 pub use lease_clock::LeaseClock;
@@ -152,6 +154,8 @@ pub struct Registry {
     policies: PolicyTable,
     /// Revision before the first one of this process.
     start_revision: Revision,
+    /// Session of this process, by which it holds entries.
+    session: AtomicU64,
     leases: LeaseTable,
     self_preservation: SelfPreservation,
     settling: Settling,
@@ -182,6 +186,7 @@ impl Registry {
             consul_index: ConsulIndex::default(),
             policies: PolicyTable::default(),
             start_revision: start,
+            session: AtomicU64::new(SessionEpoch::default().0),
             leases: LeaseTable::new(now.lease),
             self_preservation: SelfPreservation::new(),
             settling: Settling::default(),
@@ -199,6 +204,18 @@ impl Registry {
     #[must_use]
     pub fn applied(&self) -> Revision {
         Revision(self.applied.load(Ordering::Acquire))
+    }
+
+    /// Session by which this process holds entries.
+    #[must_use]
+    pub fn session(&self) -> SessionEpoch {
+        SessionEpoch(self.session.load(Ordering::Relaxed))
+    }
+
+    /// Returns whether this process holds an entry: it ends the lease of the entry if heartbeats stay away, and runs its checks.
+    #[must_use]
+    pub fn holds(&self, entry: &Entry) -> bool {
+        entry.holder == self.session()
     }
 
     /// Leases of all registrations.

@@ -61,7 +61,7 @@ use crate::{
     metrics::StoreMetrics,
     model::{Caller, Incarnation},
     random,
-    registry::{ChangeListener, ClockReading, Command, CommandOutcome, PolicyCommand, PolicyOutcome, Registry},
+    registry::{ChangeListener, ClockReading, Command, CommandOutcome, Entry, PolicyCommand, PolicyOutcome, Registry},
 };
 
 pub use error::StoreError;
@@ -153,7 +153,7 @@ impl Disk {
         let mut guard = registry.order();
         for stored in loaded.instances {
             let lease = stored.restore_lease(now.lease);
-            guard.restore(stored.instance, lease);
+            guard.restore(Entry::new(stored.instance, lease));
         }
         guard.restore_forgotten_policies(loaded.forgotten_policies);
         for stored in &loaded.policies {

@@ -88,7 +88,7 @@ mod tests {
         let checks = InstanceChecks::new(vec![Check::new(definition.into(), CheckStatus::Passing)]).unwrap();
         let mut instance = entry("web", "a", 1).instance.clone();
         instance.checks = checks;
-        Arc::new(Entry { instance, lease: None })
+        Arc::new(Entry::new(instance, None))
     }
 
     fn event(revision: u64, change: Change) -> Event {

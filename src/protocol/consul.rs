@@ -142,7 +142,7 @@ impl Consul {
         max_blocking_queries: usize,
     ) -> Result<Arc<Self>, FieldError> {
         let context = Arc::clone(context);
-        let own_entry = Entry { instance: agent.consul_service(context.engine.registry())?, lease: None };
+        let own_entry = Entry::new(agent.consul_service(context.engine.registry())?, None);
         Ok(Arc::new(Self {
             context,
             checks: Arc::clone(checks),

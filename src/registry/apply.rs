@@ -1,6 +1,6 @@
 //! Application of changes: the only code that changes the map.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Registry,
@@ -8,7 +8,8 @@ use super::{
     command::{Command, CommandError},
     decide::{Decision, StampedChange, decide},
     event::{Change, ClockReading, Entry, Event, RemovalReason},
-    lease::{EndReason, Lease},
+    holder::SessionEpoch,
+    lease::{EndReason, Lease, millis},
     name_suffixes::has_suffixes,
     policy_table::{PolicyChange, PolicyCommand, PolicyDecision, PolicyError, PolicyRevision},
     service::Service,
@@ -79,9 +80,10 @@ impl WriteGuard<'_> {
     ) -> (Option<Arc<Entry>>, Option<Arc<Event>>) {
         let origin = EventOrigin { revision, at: now, caller };
         let applied = match change {
-            StampedChange::Put { instance, lease, end_reason, terms, visible } => {
-                let lease = lease.map(|lease| self.current_lease(lease, present.as_deref(), terms, now));
-                let (entry, event) = self.put(present, (instance, lease), (visible, end_reason), origin);
+            StampedChange::Put { instance, lease, end_reason, terms, visible, holder } => {
+                let lease = lease.map(|lease| self.current_lease(lease, (present.as_deref(), holder), terms, now));
+                let entry = Entry { instance, lease, modified: revision, holder };
+                let (entry, event) = self.put(present, entry, (visible, end_reason), origin);
                 (Some(entry), event)
             }
             StampedChange::Remove { reason, end_reason } => {
@@ -93,6 +95,29 @@ impl WriteGuard<'_> {
             self.retire(event.service(), revision);
         }
         applied
+    }
+
+    /// Publishes a revision up to which nothing else has changed. An older one has no effect.
+    pub fn advance(&mut self, revision: Revision) {
+        self.registry.applied.fetch_max(revision.0, Ordering::Release);
+    }
+
+    /// Sets the session by which this process holds entries from now on. The leases of the entries that it holds expire here.
+    pub fn set_session(&mut self, session: SessionEpoch) {
+        self.registry.session.store(session.0, Ordering::Relaxed);
+    }
+
+    /// Begins to end the lease of an entry here when heartbeats stay away, because the session that holds it is gone. The lease
+    /// expires once `delay` has passed after its TTL from now on.
+    pub fn expire_here(&mut self, entry: &Entry, delay: Duration, now: ClockReading) {
+        if let Some(lease) = &entry.lease
+            && !lease.expires_here()
+            && let Some(service) = self.registry.find(&entry.instance.service)
+        {
+            let later = now.lease + millis(delay);
+            self.registry.leases.set_expires_here(lease, true, later);
+            self.registry.self_preservation.begins(lease, service.lease_counter(), entry.instance.conditions.suspect);
+        }
     }
 
     /// Decides a command about a policy.
@@ -125,16 +150,18 @@ impl WriteGuard<'_> {
         self.registry.policies.restore_forgotten(forgotten);
     }
 
-    /// Returns the lease that an entry gets, with `terms` granted if there are any. A lease with the id of the present one is
-    /// replaced by the present object, because heartbeats find that object in the table.
+    /// Returns the lease that an entry with this holder gets, with `terms` granted if there are any. A lease with the id of the
+    /// present one is replaced by the present object, because heartbeats find that object in the table; unless it has ended here,
+    /// and another replica begins to hold the entry.
     fn current_lease(
         &self,
         lease: Arc<Lease>,
-        present: Option<&Entry>,
+        (present, holder): (Option<&Entry>, SessionEpoch),
         terms: Option<LeaseTerms>,
         now: ClockReading,
     ) -> Arc<Lease> {
-        let known = present.and_then(|present| present.lease.as_ref()).filter(|known| known.id == lease.id);
+        let known = present.filter(|present| present.holder == holder || present.lease_is_alive());
+        let known = known.and_then(|known| known.lease.as_ref()).filter(|known| known.id == lease.id);
         let lease = known.map_or(lease, Arc::clone);
         match terms {
             Some(terms) => self.grant(lease, terms, now),
@@ -162,16 +189,15 @@ impl WriteGuard<'_> {
 
     /// Restores an entry of an earlier process as it was then, without an event. For engines that load a store, before the
     /// first reader.
-    pub fn restore(&mut self, instance: Instance, lease: Option<Arc<Lease>>) {
-        let (name, service) = self.service(&instance.service, self.registry.applied());
-        let instance = Instance { service: name, ..instance };
-        if let Some(lease) = &lease {
-            self.registry.leases.begin(lease);
-            self.registry.self_preservation.begins(lease, service.lease_counter(), instance.conditions.suspect);
+    pub fn restore(&mut self, mut entry: Entry) {
+        let (name, service) = self.service(&entry.instance.service, self.registry.applied());
+        entry.instance.service = name;
+        if let Some(lease) = &entry.lease {
+            self.begin_lease(lease, &entry, &service);
         }
-        self.registry.count(&instance.service, 1);
-        self.registry.index_names(None, Some(&instance));
-        let entry = Arc::new(Entry { instance, lease });
+        self.registry.count(&entry.instance.service, 1);
+        self.registry.index_names(None, Some(&entry.instance));
+        let entry = Arc::new(entry);
         // If an instance was moving to another service when the process ended, its id stands for the newer entry.
         let known = self.registry.entry_of_id(&entry.instance);
         if known.is_none_or(|known| known.instance.registered_revision < entry.instance.registered_revision) {
@@ -187,14 +213,14 @@ impl WriteGuard<'_> {
     fn put(
         &self,
         before: Option<Arc<Entry>>,
-        (mut instance, lease): (Instance, Option<Arc<Lease>>),
+        mut entry: Entry,
         (visible, end_reason): (bool, EndReason),
         origin: EventOrigin<'_>,
     ) -> (Arc<Entry>, Option<Arc<Event>>) {
         let EventOrigin { revision, at: now, .. } = origin;
-        let (name, service) = self.service(&instance.service, Revision(revision.0 - 1));
-        instance.service = name;
-        let entry = Arc::new(Entry { instance, lease });
+        let (name, service) = self.service(&entry.instance.service, Revision(revision.0 - 1));
+        entry.instance.service = name;
+        let entry = Arc::new(entry);
         self.replace_lease(&service, before.as_ref(), Some(&entry), end_reason, now);
         if before.is_none() {
             self.registry.count(&entry.instance.service, 1);
@@ -234,6 +260,12 @@ impl WriteGuard<'_> {
     ) -> Option<Arc<Event>> {
         let EventOrigin { revision, at: now, .. } = origin;
         let service = self.registry.find(&before.instance.service)?;
+        if reason == RemovalReason::Expired
+            && let Some(lease) = &before.lease
+            && lease.is_alive()
+        {
+            self.registry.self_preservation.expired_elsewhere(lease, service.lease_counter(), now);
+        }
         self.replace_lease(&service, Some(before), None, end_reason, now);
         self.registry.count(&before.instance.service, -1);
         let event = origin.event(Change::Removed(Arc::clone(before), reason));
@@ -260,7 +292,8 @@ impl WriteGuard<'_> {
         }
     }
 
-    /// Ends the lease of `before` and begins the lease of `after`, unless they have the same lease.
+    /// Ends the lease of `before` and begins the lease of `after`, unless they have the same lease. In that case the lease begins or
+    /// stops to expire here, as the holder of `after` requires.
     fn replace_lease(
         &self,
         service: &Service,
@@ -272,9 +305,20 @@ impl WriteGuard<'_> {
         let Registry { leases, self_preservation, .. } = self.registry;
         let old = before.and_then(|entry| entry.lease.as_ref());
         let new = after.and_then(|entry| entry.lease.as_ref());
-        if let (Some(old), Some(new)) = (old, new)
+        if let (Some(old), Some(new), Some(after)) = (old, new, after)
             && old.id == new.id
+            && new.is_alive() == old.is_alive()
         {
+            let expires_here = self.registry.holds(after);
+            if new.expires_here() != expires_here {
+                leases.set_expires_here(new, expires_here, now.lease);
+                if expires_here {
+                    let suspect = after.instance.conditions.suspect;
+                    self_preservation.begins(new, service.lease_counter(), suspect);
+                } else {
+                    self_preservation.leaves(new);
+                }
+            }
             return;
         }
         if let Some(old) = old {
@@ -284,9 +328,18 @@ impl WriteGuard<'_> {
         if let (Some(new), Some(after)) = (new, after) {
             // The command may have waited for a disk: the TTL begins when the holder can know of the lease.
             let _ = new.renew(now.lease, None);
-            leases.begin(new);
-            self_preservation.begins(new, service.lease_counter(), after.instance.conditions.suspect);
+            self.begin_lease(new, after, service);
         }
+    }
+
+    /// Begins a lease of an entry. It expires here if this process holds the entry.
+    fn begin_lease(&self, lease: &Arc<Lease>, entry: &Entry, service: &Service) {
+        let Registry { leases, self_preservation, .. } = self.registry;
+        let expires_here = self.registry.holds(entry);
+        lease.expires_here.store(expires_here, Ordering::Relaxed);
+        leases.begin(lease);
+        let suspect = entry.instance.conditions.suspect && expires_here;
+        self_preservation.begins(lease, service.lease_counter(), suspect);
     }
 
     /// Returns the service with this name, created if there is none, and its own copy of the name, which all its instances

@@ -41,6 +41,16 @@ pub enum Command {
     Suspect(Arc<Lease>),
     /// Removes the suspect mark after a heartbeat.
     Recover(Arc<Lease>),
+    /// Makes the replica that submits the command the holder of an instance, because a heartbeat for its lease has arrived there, or
+    /// because its holder is gone. Only engines with several replicas submit it.
+    Claim {
+        /// Service of the instance.
+        service: ServiceName,
+        /// Instance.
+        id: InstanceId,
+        /// Lease of the instance. Another registration is not claimed.
+        lease: Option<LeaseId>,
+    },
     /// Sets the status of a check.
     SetCheckStatus {
         /// Service of the instance.
@@ -281,6 +291,7 @@ impl Command {
             Self::RegisterWithoutLease(register) => (&register.service, &register.id),
             Self::Deregister { service, id, .. }
             | Self::Update { service, id, .. }
+            | Self::Claim { service, id, .. }
             | Self::SetCheckStatus { service, id, .. }
             | Self::AddCheck { service, id, .. }
             | Self::RemoveCheck { service, id, .. }
@@ -301,6 +312,7 @@ impl Command {
             | Self::Expire(_)
             | Self::Suspect(_)
             | Self::Recover(_)
+            | Self::Claim { .. }
             | Self::SetCheckStatus { .. }
             | Self::RemoveCheck { .. }
             | Self::Reap { .. }

@@ -9,6 +9,7 @@ use super::{
     command::{Command, CommandError, DeregisterGuard, InstanceDescription, Patch, Register},
     context::DecisionContext,
     event::{ClockReading, Entry, RemovalReason},
+    holder::SessionEpoch,
     lease::{EndReason, Lease},
 };
 use crate::model::{
@@ -68,6 +69,8 @@ pub enum StampedChange {
         terms: Option<LeaseTerms>,
         /// Set if readers see a difference.
         visible: bool,
+        /// Session that holds the entry.
+        holder: SessionEpoch,
     },
     /// Removes the present entry.
     Remove {
@@ -99,7 +102,7 @@ impl ProposedChange {
                 if visible {
                     instance.revision = revision;
                 }
-                StampedChange::Put { instance, lease, end_reason, terms, visible }
+                StampedChange::Put { instance, lease, end_reason, terms, visible, holder: SessionEpoch::default() }
             }
             Self::Remove { reason, end_reason } => StampedChange::Remove { reason, end_reason },
         }
@@ -170,6 +173,7 @@ pub fn decide(
         Command::Expire(lease) => Ok(decide_expire(present, &lease)),
         Command::Suspect(lease) => Ok(decide_suspect(present, &lease, now)),
         Command::Recover(lease) => Ok(decide_recover(present, &lease)),
+        Command::Claim { lease, .. } => Ok(decide_claim(present, lease)),
     }
 }
 
@@ -365,6 +369,17 @@ fn decide_suspect(present: Option<&Arc<Entry>>, lease: &Lease, now: ClockReading
 
 fn decide_recover(present: Option<&Arc<Entry>>, lease: &Lease) -> Decision {
     held_by(present, lease).map_or(Decision::NoOp, |(entry, _)| set_suspect(entry, false))
+}
+
+/// Puts the instance as it is, for the engine to set the holder. A heartbeat has arrived for the lease, so it is no longer suspect.
+fn decide_claim(present: Option<&Arc<Entry>>, lease: Option<LeaseId>) -> Decision {
+    let Some(entry) = present.filter(|entry| entry.lease.as_ref().map(|held| held.id) == lease) else {
+        return Decision::NoOp;
+    };
+    let mut instance = entry.instance.clone();
+    instance.conditions.suspect = false;
+    let (lease, end_reason) = (entry.lease.clone(), EndReason::Superseded);
+    Decision::Apply(ProposedChange::Put { instance, lease, is_new: false, terms: None, end_reason })
 }
 
 fn set_suspect(entry: &Entry, suspect: bool) -> Decision {

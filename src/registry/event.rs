@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     attachment::Attachment,
+    holder::SessionEpoch,
     lease::{Lease, LeaseTime},
 };
 use crate::model::{Caller, Instance, InstanceId, Revision, ServiceName, UnixMillis};
@@ -26,6 +27,26 @@ pub struct Entry {
     pub instance: Instance,
     /// Lease. `None`: the instance stays until it is deregistered or reaped.
     pub lease: Option<Arc<Lease>>,
+    /// Revision of the last change of the entry, also of one that readers do not see. An engine that shares its state with other
+    /// processes changes the entry only if it still has this revision.
+    pub modified: Revision,
+    /// Session of the replica that holds the entry.
+    pub holder: SessionEpoch,
+}
+
+impl Entry {
+    /// Creates an entry of a registry that has no other replicas, last changed at the revision of its instance.
+    #[must_use]
+    pub fn new(instance: Instance, lease: Option<Arc<Lease>>) -> Self {
+        let modified = instance.revision;
+        Self { instance, lease, modified, holder: SessionEpoch::default() }
+    }
+
+    /// Returns whether the entry has a lease that has not ended.
+    #[must_use]
+    pub fn lease_is_alive(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.is_alive())
+    }
 }
 
 /// Reason for which an instance was removed.

@@ -72,6 +72,8 @@ pub struct Lease {
     tracking_state: AtomicU8,
     /// Set while the lease is counted for its service: from its beginning to its end.
     pub(super) counted: AtomicBool,
+    /// Set if this process ends the lease when heartbeats stay away. Changes under the order lock.
+    pub(super) expires_here: AtomicBool,
     /// Last load report and its time. Boxed, because most holders send none.
     load: Mutex<Option<Box<(LoadReport, LeaseTime)>>>,
 }
@@ -176,6 +178,7 @@ impl Lease {
             due: AtomicU64::new(Self::NOT_SCHEDULED),
             tracking_state: AtomicU8::new(TrackingState::Trusted as u8),
             counted: AtomicBool::new(false),
+            expires_here: AtomicBool::new(true),
             load: Mutex::new(None),
         }
     }
@@ -255,9 +258,11 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// When the holder is alive: the time after which a heartbeat would be missing.
+    /// When the holder is alive: the time after which a heartbeat would be missing. A lease that expires at another replica counts
+    /// as alive.
     pub fn can_be_taken_over(&self, now: LeaseTime) -> Result<(), Duration> {
         match self.state(now) {
+            LeaseState::Alive { .. } if !self.expires_here() => Err(self.terms().ttl() / 2),
             LeaseState::Ended { .. } | LeaseState::Alive { stream: HeartbeatStreamId::BROKEN, .. } => Ok(()),
             LeaseState::Alive { deadline, .. } => {
                 let missing_from = deadline.saturating_sub(millis(self.terms().ttl() / 2));
@@ -267,6 +272,13 @@ impl Lease {
                 }
             }
         }
+    }
+
+    /// Returns whether this process ends the lease when heartbeats stay away. Otherwise another replica does, which receives the
+    /// heartbeats: then the deadline of the lease means nothing here.
+    #[must_use]
+    pub fn expires_here(&self) -> bool {
+        self.expires_here.load(Ordering::Relaxed)
     }
 
     /// Returns whether the lease has not ended.

@@ -87,7 +87,7 @@ impl LeaseTable {
 
     /// Records that a stream that renewed this lease broke.
     pub fn stream_broken(&self, lease: &Arc<Lease>, stream: HeartbeatStreamId, now: LeaseTime) {
-        if lease.stream_broken(stream, now).is_some() {
+        if lease.stream_broken(stream, now).is_some() && lease.expires_here() {
             self.wheel.lock().put(lease);
         }
     }
@@ -101,15 +101,31 @@ impl LeaseTable {
         let is_shorter = terms.ttl() < lease.terms().ttl();
         lease.set_terms(terms);
         lease.renew(now, None)?;
-        if is_shorter {
+        if is_shorter && lease.expires_here() {
             self.wheel.lock().put(lease);
         }
         Ok(())
     }
 
+    /// Adds a lease. The timing wheel looks at it only if it expires here.
     pub(super) fn begin(&self, lease: &Arc<Lease>) {
         self.by_id.insert(lease.id, Arc::clone(lease));
-        self.wheel.lock().put(lease);
+        if lease.expires_here() {
+            self.wheel.lock().put(lease);
+        }
+    }
+
+    /// Begins or stops to end a lease here when heartbeats stay away. A lease that begins to expire here has its full TTL.
+    pub(super) fn set_expires_here(&self, lease: &Arc<Lease>, expires_here: bool, now: LeaseTime) {
+        lease.expires_here.store(expires_here, Ordering::Relaxed);
+        let mut wheel = self.wheel.lock();
+        if expires_here {
+            // A lease that has ended stays ended: its removal is under way.
+            let _ = lease.renew(now, None);
+            wheel.put(lease);
+        } else {
+            lease.due.store(Lease::NOT_SCHEDULED, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn end(&self, lease: &Arc<Lease>, reason: EndReason, now: LeaseTime) {
@@ -147,7 +163,7 @@ impl LeaseTable {
     pub(super) fn put_back(&self, leases: &[Arc<Lease>]) {
         if !leases.is_empty() {
             let mut wheel = self.wheel.lock();
-            for lease in leases {
+            for lease in leases.iter().filter(|lease| lease.expires_here()) {
                 wheel.put(lease);
             }
         }

@@ -102,6 +102,27 @@ impl SelfPreservation {
         }
     }
 
+    /// Records that another replica ends a lease from now on: this one no longer counts it as expiring or suspect.
+    pub(super) fn leaves(&self, lease: &Lease) {
+        if lease.tracking_state() == TrackingState::Trusted {
+            return;
+        }
+        let mut state = self.state.lock();
+        if let Some(record) = state.records.find(&lease.service) {
+            state.uncount(lease, record, TrackingState::Trusted);
+        }
+    }
+
+    /// Records that a lease expired at another replica. It counts as a removal of its service here, too.
+    pub(super) fn expired_elsewhere(&self, lease: &Lease, counter: &Arc<LeaseCounter>, now: ClockReading) {
+        let mut state = self.state.lock();
+        let record = state.records.open(&lease.service, counter);
+        if let Some(record) = state.records.get_mut(record) {
+            record.threshold.expirations.add(now.lease);
+        }
+        state.all.expirations.add(now.lease);
+    }
+
     /// Records that a lease has ended.
     pub(super) fn ends(&self, lease: &Lease, counter: &LeaseCounter) {
         self.total.remove(lease, counter);

@@ -48,7 +48,7 @@ pub fn entry(service: &str, instance: &str, weight: u16) -> Arc<Entry> {
         registered_revision: Revision(1),
         revision: Revision(1),
     };
-    Arc::new(Entry { instance, lease: None })
+    Arc::new(Entry::new(instance, None))
 }
 
 pub fn description(tags: &[&str], weight: u32) -> InstanceDescription {

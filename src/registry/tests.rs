@@ -4,6 +4,8 @@
 mod reader;
 #[cfg(test)]
 mod reloaded;
+#[cfg(test)]
+mod replicas;
 
 use std::{
     collections::BTreeMap,

@@ -38,7 +38,7 @@ impl Service {
         let (entry, load) = self.entries.get_mut(id).unwrap();
         let mut instance = entry.instance.clone();
         instance.registered_revision = instance.registered_revision.next();
-        (*entry, *load) = (Arc::new(Entry { instance, lease: None }), None);
+        (*entry, *load) = (Arc::new(Entry::new(instance, None)), None);
     }
 
     fn update(&mut self, now: u64, settings: WeightSettings, adopts: bool) -> WeightUpdate {

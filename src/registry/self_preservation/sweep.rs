@@ -101,7 +101,7 @@ impl SelfPreservationState {
         now: LeaseTime,
         counter_of: impl Fn(&ServiceName) -> Option<Arc<LeaseCounter>>,
     ) -> Option<RecordIndex> {
-        if !matches!(lease.phase(now), LeasePhase::Expiring | LeasePhase::Overdue) {
+        if !matches!(lease.phase(now), LeasePhase::Expiring | LeasePhase::Overdue) || !lease.expires_here() {
             return None;
         }
         if lease.tracking_state() != TrackingState::Trusted {

@@ -46,7 +46,7 @@ fn reload(registry: &Registry) -> Memory {
         let mut instance = entry.instance.clone();
         let copied = |check: &Check| Check { definition: Arc::new((*check.definition).clone()), ..check.clone() };
         instance.checks = InstanceChecks::new(instance.checks.iter().map(copied).collect()).unwrap();
-        order.restore(instance, entry.lease.as_deref().map(copy_of));
+        order.restore(Entry::new(instance, entry.lease.as_deref().map(copy_of)));
     }
     drop(order);
     engine

@@ -68,7 +68,7 @@ fn events_until_all_are_woken(metadata: usize) -> usize {
     let _registration = notifier.register(&connection(), names(&["other"]));
     let mut instance = entry("web", "a", 1).instance.clone();
     instance.metadata = Metadata::parse(BTreeMap::from([("k".to_owned(), "v".repeat(metadata))]).iter()).unwrap();
-    let event = event(Arc::new(Entry { instance, lease: None }));
+    let event = event(Arc::new(Entry::new(instance, None)));
     let woken = (1..=MAX_HISTORY_EVENTS).find(|_| {
         notifier.changed(&event);
         round(&notifier) > 0

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     model::node_service,
     registry::{
+        Entry,
         Patch,
         test_support::{deregister, name, update},
     },
@@ -162,7 +163,7 @@ fn names_above_restored_instances_exist() {
     let dns = TestAuthority::new();
     for service in [node_service(), name("v2.billing")] {
         for entry in source.engine.registry().page(&service, "", 10) {
-            dns.engine.registry().order().restore(entry.instance.clone(), None);
+            dns.engine.registry().order().restore(Entry::new(entry.instance.clone(), None));
         }
     }
     for name in ["org.node.consul.", "billing.service.consul.", "t.v2.billing.service.consul.", "t.service.consul."] {

@@ -1,0 +1,179 @@
+//! A registry whose changes come from several replicas: only the holder of an entry ends its lease.
+
+use std::time::Duration;
+
+use super::super::{
+    test_support::{NoListener, at, id, name, register},
+    *,
+};
+use crate::model::{BootId, Incarnation, LeaseId, LeaseTerms, ServerActor};
+
+const HERE: SessionEpoch = SessionEpoch(7);
+const ELSEWHERE: SessionEpoch = SessionEpoch(8);
+/// TTL of [`register`], in milliseconds.
+const TTL: u64 = 3_000;
+
+/// Registry of the replica with session [`HERE`].
+struct Replica(Registry);
+
+impl Replica {
+    fn new() -> Self {
+        let registry = Registry::new(Incarnation(1), Revision(100), at(0), Arc::new(NoListener));
+        registry.order().set_session(HERE);
+        Self(registry)
+    }
+
+    /// Applies the state of an instance that a replica has written, as every replica does.
+    fn put(&self, instance: &str, lease: u128, holder: SessionEpoch, now: u64) -> Arc<Entry> {
+        let present = self.get(instance);
+        let mut guard = self.0.order();
+        let command = Command::Register(register("web", instance, "boot", lease));
+        let proposed = match &present {
+            Some(present) => ProposedChange::Put {
+                instance: present.instance.clone(),
+                lease: Some(Arc::new(new_lease(instance, lease))),
+                is_new: false,
+                terms: None,
+                end_reason: EndReason::Superseded,
+            },
+            None => match guard.decide(command, at(now)).unwrap().0 {
+                Decision::Apply(proposed) => proposed,
+                Decision::NoOp => panic!("nothing to apply"),
+            },
+        };
+        let revision = self.0.applied().next();
+        let StampedChange::Put { instance, lease, end_reason, terms, visible, .. } =
+            proposed.at(revision, present.as_ref())
+        else {
+            panic!("not a put");
+        };
+        let change = StampedChange::Put { instance, lease, end_reason, terms, visible, holder };
+        guard.apply(change, present, revision, at(now), ServerActor::InProcess.caller()).0.unwrap()
+    }
+
+    fn remove(&self, instance: &str, reason: RemovalReason, now: u64) {
+        let change = StampedChange::Remove { reason, end_reason: EndReason::Expired };
+        let revision = self.0.applied().next();
+        let caller = ServerActor::Expiry.caller();
+        self.0.order().apply(change, self.get(instance), revision, at(now), caller);
+    }
+
+    fn get(&self, instance: &str) -> Option<Arc<Entry>> {
+        self.0.get(&name("web"), instance)
+    }
+
+    /// Returns the commands of all sweeps until `until`.
+    fn sweep(&self, from: u64, until: u64) -> Vec<Command> {
+        (from..=until).step_by(100).flat_map(|now| self.0.sweep(at(now))).collect()
+    }
+}
+
+fn new_lease(instance: &str, lease: u128) -> Lease {
+    let terms = LeaseTerms::grant(Some(Duration::from_millis(TTL)), None);
+    Lease::new(LeaseId(lease), name("web"), id(instance), BootId::parse("boot").unwrap(), terms, 0)
+}
+
+fn is_expire(command: &Command) -> bool {
+    matches!(command, Command::Expire(_))
+}
+
+#[test]
+fn lease_that_another_replica_holds_does_not_expire_here() {
+    let replica = Replica::new();
+    let entry = replica.put("a", 1, ELSEWHERE, 0);
+    assert!(!replica.0.holds(&entry));
+    assert!(replica.sweep(100, 20 * TTL).is_empty());
+    assert!(entry.lease_is_alive());
+    assert!(replica.0.leases().get(LeaseId(1)).is_some(), "any replica finds it for a heartbeat");
+}
+
+#[test]
+fn lease_that_moves_here_gets_its_full_ttl() {
+    let replica = Replica::new();
+    let before = replica.put("a", 1, ELSEWHERE, 0);
+    let after = replica.put("a", 1, HERE, 10_000);
+    assert!(Arc::ptr_eq(before.lease.as_ref().unwrap(), after.lease.as_ref().unwrap()));
+    assert!(replica.sweep(10_100, 10_000 + TTL).is_empty());
+    assert_eq!(replica.sweep(10_100 + TTL, 10_300 + TTL).iter().filter(|command| is_expire(command)).count(), 1);
+}
+
+#[test]
+fn lease_that_moves_away_does_not_expire_here() {
+    let replica = Replica::new();
+    replica.put("a", 1, HERE, 0);
+    assert!(replica.sweep(100, TTL - 100).is_empty(), "it is expiring by now");
+    replica.put("a", 1, ELSEWHERE, TTL - 100);
+    assert!(replica.sweep(TTL, 20 * TTL).is_empty());
+    let status = replica.0.self_preservation_of(&name("web"), 20 * TTL);
+    assert_eq!(status.input.expiring, 0);
+}
+
+#[test]
+fn lease_that_ended_here_and_is_claimed_elsewhere_accepts_heartbeats() {
+    let replica = Replica::new();
+    let before = replica.put("a", 1, HERE, 0);
+    assert!(replica.sweep(100, TTL + 300).iter().any(is_expire));
+    assert!(!before.lease_is_alive(), "its removal is under way");
+    let after = replica.put("a", 1, ELSEWHERE, TTL + 400);
+    assert!(after.lease_is_alive());
+    let found = replica.0.leases().get(LeaseId(1)).unwrap();
+    assert!(Arc::ptr_eq(&found, after.lease.as_ref().unwrap()) && found.renew(TTL + 500, None).is_ok());
+}
+
+#[test]
+fn entry_whose_holder_is_gone_expires_here_after_ttl_and_delay() {
+    let replica = Replica::new();
+    let entry = replica.put("a", 1, ELSEWHERE, 0);
+    replica.0.order().expire_here(&entry, Duration::from_secs(5), at(1_000));
+    assert!(replica.sweep(1_100, 1_000 + TTL + 5_000).is_empty());
+    let commands = replica.sweep(9_100, 9_300);
+    assert!(matches!(&commands[..], [Command::Expire(lease)] if lease.id == LeaseId(1)));
+}
+
+#[test]
+fn expirations_elsewhere_count_in_self_preservation() {
+    let replica = Replica::new();
+    for number in 0..10 {
+        replica.put(&format!("i{number}"), number, if number < 8 { ELSEWHERE } else { HERE }, 0);
+    }
+    replica.remove("i0", RemovalReason::Expired, 100);
+    replica.remove("i1", RemovalReason::Deregistered, 100);
+    let status = replica.0.self_preservation_of(&name("web"), 200);
+    assert_eq!((status.input.instances, status.input.recent_expirations), (8, 1));
+    let commands = replica.sweep(200, TTL + 500);
+    assert!(!commands.iter().any(is_expire), "two more would be three of nine, more than a fifth: {commands:?}");
+}
+
+#[test]
+fn other_boot_cannot_take_over_lease_that_another_replica_holds() {
+    let replica = Replica::new();
+    replica.put("a", 1, ELSEWHERE, 0);
+    let command = |replace| Command::Register(Register { replace, ..register("web", "a", "other", 2) });
+    let rejected = replica.0.order().decide(command(false), at(60_000)).unwrap_err();
+    assert!(matches!(rejected, CommandError::HeldByOther { retry, .. } if retry == Duration::from_millis(TTL / 2)));
+    assert!(replica.0.order().decide(command(true), at(60_000)).is_ok());
+}
+
+#[test]
+fn claim_applies_to_the_registration_with_the_lease_only() {
+    let replica = Replica::new();
+    replica.put("a", 1, ELSEWHERE, 0);
+    let claim = |instance: &str, lease| {
+        let command = Command::Claim { service: name("web"), id: id(instance), lease };
+        replica.0.order().decide(command, at(0)).unwrap().0
+    };
+    assert!(matches!(claim("a", Some(LeaseId(1))), Decision::Apply(ProposedChange::Put { is_new: false, .. })));
+    assert!(matches!(claim("a", Some(LeaseId(2))), Decision::NoOp));
+    assert!(matches!(claim("a", None), Decision::NoOp));
+    assert!(matches!(claim("b", None), Decision::NoOp));
+}
+
+#[test]
+fn entry_has_revision_of_last_change_that_no_reader_sees() {
+    let replica = Replica::new();
+    let first = replica.put("a", 1, ELSEWHERE, 0);
+    let second = replica.put("a", 1, HERE, 0);
+    assert_eq!(second.instance.revision, first.instance.revision);
+    assert_eq!(second.modified, replica.0.applied());
+    assert!(second.modified > first.modified);
+}
