@@ -109,6 +109,9 @@ pub trait ChangeListener: Send + Sync + std::fmt::Debug {
     fn topics_changed(&self, _topics: &dyn Fn() -> BTreeSet<ServiceName>) {}
     /// Called with each changed policy by the writer, which holds no lock: as for [`Self::changed`].
     fn policy_changed(&self, _scope: &PolicyScope) {}
+    /// Called with each entry whose holder changed by the writer, which holds no lock: as for [`Self::changed`], also if readers see
+    /// no change.
+    fn holder_changed(&self, _entry: &Arc<Entry>) {}
 }
 
 /// Instance counts and newest revision of one service.

@@ -9,7 +9,7 @@ use super::{
     decide::{Decision, StampedChange, decide},
     event::{Change, ClockReading, Entry, Event, RemovalReason},
     holder::SessionEpoch,
-    lease::{EndReason, Lease, millis},
+    lease::{EndReason, Lease, LeaseDuty, millis},
     name_suffixes::has_suffixes,
     policy_table::{PolicyChange, PolicyCommand, PolicyDecision, PolicyError, PolicyRevision},
     service::Service,
@@ -29,6 +29,11 @@ impl Registry {
     pub fn notify(&self, event: &Event) {
         self.listener.changed(event);
         self.listener.topics_changed(&|| self.consul_index.topics(event));
+    }
+
+    /// Calls the listener with an entry whose holder changed. Call it without any lock, as [`Self::notify`].
+    pub fn notify_holder(&self, entry: &Arc<Entry>) {
+        self.listener.holder_changed(entry);
     }
 
     /// Calls the listener with a changed policy. Call it without any lock, as [`Self::notify`].
@@ -114,10 +119,28 @@ impl WriteGuard<'_> {
             && !lease.expires_here()
             && let Some(service) = self.registry.find(&entry.instance.service)
         {
-            let later = now.lease + millis(delay);
-            self.registry.leases.set_expires_here(lease, true, later);
+            self.registry.leases.set_duty(lease, LeaseDuty::Orphaned, now.lease + millis(delay));
             self.registry.self_preservation.begins(lease, service.lease_counter(), entry.instance.conditions.suspect);
         }
+    }
+
+    /// Begins the lease of an entry again under its id, with its full TTL, if it has ended and its removal was not carried out.
+    pub fn revive(&mut self, entry: &Arc<Entry>, now: ClockReading) {
+        let Some(ended) = entry.lease.as_ref().filter(|lease| !lease.is_alive()) else { return };
+        let (name, instance) = (ended.service.clone(), ended.instance.clone());
+        let lease = Some(Arc::new(Lease::new(ended.id, name, instance, ended.boot, ended.terms(), now.lease)));
+        let again = Arc::new(Entry { instance: entry.instance.clone(), lease, ..**entry });
+        if let Some(service) = self.registry.find(&entry.instance.service)
+            && let Some(mut state) = service.state()
+        {
+            self.replace_lease(&service, Some(entry), Some(&again), EndReason::Expired, now);
+            state.restore(again);
+        }
+    }
+
+    /// Gives all leases that expire here a full TTL from now on, because heartbeats may have been lost.
+    pub fn renew_all_leases(&mut self, now: ClockReading) {
+        self.registry.leases.renew_all(now.lease);
     }
 
     /// Decides a command about a policy.
@@ -309,15 +332,16 @@ impl WriteGuard<'_> {
             && old.id == new.id
             && new.is_alive() == old.is_alive()
         {
-            let expires_here = self.registry.holds(after);
-            if new.expires_here() != expires_here {
-                leases.set_expires_here(new, expires_here, now.lease);
-                if expires_here {
-                    let suspect = after.instance.conditions.suspect;
-                    self_preservation.begins(new, service.lease_counter(), suspect);
-                } else {
-                    self_preservation.leaves(new);
+            let holds = self.registry.holds(after);
+            if holds && !new.is_held_here() {
+                let is_new = !new.expires_here();
+                leases.set_duty(new, LeaseDuty::Held, now.lease);
+                if is_new {
+                    self_preservation.begins(new, service.lease_counter(), after.instance.conditions.suspect);
                 }
+            } else if !holds && new.expires_here() {
+                leases.set_duty(new, LeaseDuty::None, now.lease);
+                self_preservation.leaves(new);
             }
             return;
         }
@@ -335,10 +359,10 @@ impl WriteGuard<'_> {
     /// Begins a lease of an entry. It expires here if this process holds the entry.
     fn begin_lease(&self, lease: &Arc<Lease>, entry: &Entry, service: &Service) {
         let Registry { leases, self_preservation, .. } = self.registry;
-        let expires_here = self.registry.holds(entry);
-        lease.expires_here.store(expires_here, Ordering::Relaxed);
+        let holds = self.registry.holds(entry);
+        lease.set_duty(if holds { LeaseDuty::Held } else { LeaseDuty::None });
         leases.begin(lease);
-        let suspect = entry.instance.conditions.suspect && expires_here;
+        let suspect = entry.instance.conditions.suspect && holds;
         self_preservation.begins(lease, service.lease_counter(), suspect);
     }
 

@@ -72,8 +72,8 @@ pub struct Lease {
     tracking_state: AtomicU8,
     /// Set while the lease is counted for its service: from its beginning to its end.
     pub(super) counted: AtomicBool,
-    /// Set if this process ends the lease when heartbeats stay away. Changes under the order lock.
-    pub(super) expires_here: AtomicBool,
+    /// [`LeaseDuty`], as a number. Changes under the order lock.
+    duty: AtomicU8,
     /// Last load report and its time. Boxed, because most holders send none.
     load: Mutex<Option<Box<(LoadReport, LeaseTime)>>>,
 }
@@ -89,6 +89,17 @@ pub(super) enum LeasePhase {
     Overdue,
     /// The lease has ended.
     Ended,
+}
+
+/// Duty of this process towards a lease, in a registry that several replicas share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LeaseDuty {
+    /// Another replica holds the entry of the lease, and ends the lease when heartbeats stay away.
+    None,
+    /// The replica that held the entry is gone: any other one ends the lease when heartbeats stay away.
+    Orphaned,
+    /// This process holds the entry, and ends the lease when heartbeats stay away.
+    Held,
 }
 
 /// State of a lease in self-preservation.
@@ -178,7 +189,7 @@ impl Lease {
             due: AtomicU64::new(Self::NOT_SCHEDULED),
             tracking_state: AtomicU8::new(TrackingState::Trusted as u8),
             counted: AtomicBool::new(false),
-            expires_here: AtomicBool::new(true),
+            duty: AtomicU8::new(LeaseDuty::Held as u8),
             load: Mutex::new(None),
         }
     }
@@ -274,11 +285,21 @@ impl Lease {
         }
     }
 
+    /// Returns whether this process holds the entry of the lease. Otherwise it has to claim the entry when a heartbeat arrives.
+    #[must_use]
+    pub fn is_held_here(&self) -> bool {
+        self.duty.load(Ordering::Relaxed) == LeaseDuty::Held as u8
+    }
+
     /// Returns whether this process ends the lease when heartbeats stay away. Otherwise another replica does, which receives the
     /// heartbeats: then the deadline of the lease means nothing here.
     #[must_use]
     pub fn expires_here(&self) -> bool {
-        self.expires_here.load(Ordering::Relaxed)
+        self.duty.load(Ordering::Relaxed) != LeaseDuty::None as u8
+    }
+
+    pub(super) fn set_duty(&self, duty: LeaseDuty) {
+        self.duty.store(duty as u8, Ordering::Relaxed);
     }
 
     /// Returns whether the lease has not ended.

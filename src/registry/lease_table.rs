@@ -9,7 +9,7 @@ use std::{
 use dashmap::DashMap;
 
 use super::{
-    lease::{EndReason, HeartbeatStreamId, Lease, LeaseTime},
+    lease::{EndReason, HeartbeatStreamId, Lease, LeaseDuty, LeaseTime},
     timing_wheel::{TickResult, TimingWheel},
 };
 use crate::{
@@ -115,16 +115,24 @@ impl LeaseTable {
         }
     }
 
-    /// Begins or stops to end a lease here when heartbeats stay away. A lease that begins to expire here has its full TTL.
-    pub(super) fn set_expires_here(&self, lease: &Arc<Lease>, expires_here: bool, now: LeaseTime) {
-        lease.expires_here.store(expires_here, Ordering::Relaxed);
+    /// Changes the duty of this process towards a lease. The lease has its full TTL from `now` on.
+    pub(super) fn set_duty(&self, lease: &Arc<Lease>, duty: LeaseDuty, now: LeaseTime) {
+        lease.set_duty(duty);
         let mut wheel = self.wheel.lock();
-        if expires_here {
-            // A lease that has ended stays ended: its removal is under way.
+        match duty {
+            LeaseDuty::Held | LeaseDuty::Orphaned => {
+                // A lease that has ended stays ended: its removal is under way.
+                let _ = lease.renew(now, None);
+                wheel.put(lease);
+            }
+            LeaseDuty::None => lease.due.store(Lease::NOT_SCHEDULED, Ordering::Relaxed),
+        }
+    }
+
+    /// Renews all leases that expire here for a full TTL from `now` on, because heartbeats may have been lost.
+    pub(super) fn renew_all(&self, now: LeaseTime) {
+        for lease in self.by_id.iter().filter(|lease| lease.expires_here()) {
             let _ = lease.renew(now, None);
-            wheel.put(lease);
-        } else {
-            lease.due.store(Lease::NOT_SCHEDULED, Ordering::Relaxed);
         }
     }
 

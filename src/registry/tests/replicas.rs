@@ -126,8 +126,39 @@ fn entry_whose_holder_is_gone_expires_here_after_ttl_and_delay() {
     let entry = replica.put("a", 1, ELSEWHERE, 0);
     replica.0.order().expire_here(&entry, Duration::from_secs(5), at(1_000));
     assert!(replica.sweep(1_100, 1_000 + TTL + 5_000).is_empty());
+    assert!(!entry.lease.as_ref().unwrap().is_held_here(), "a heartbeat makes this replica claim it");
     let commands = replica.sweep(9_100, 9_300);
     assert!(matches!(&commands[..], [Command::Expire(lease)] if lease.id == LeaseId(1)));
+}
+
+#[test]
+fn orphan_that_a_live_replica_claims_does_not_expire_here() {
+    let replica = Replica::new();
+    let entry = replica.put("a", 1, ELSEWHERE, 0);
+    replica.0.order().expire_here(&entry, Duration::ZERO, at(0));
+    replica.put("a", 1, SessionEpoch(9), 1_000);
+    assert!(replica.sweep(1_100, 20 * TTL).is_empty());
+}
+
+#[test]
+fn revived_lease_has_its_full_ttl_and_accepts_heartbeats() {
+    let replica = Replica::new();
+    replica.put("a", 1, HERE, 0);
+    assert!(replica.sweep(100, TTL + 300).iter().any(is_expire));
+    replica.0.order().revive(&replica.get("a").unwrap(), at(10_000));
+    let lease = replica.get("a").unwrap().lease.clone().unwrap();
+    assert!(Arc::ptr_eq(&lease, &replica.0.leases().get(LeaseId(1)).unwrap()) && lease.is_held_here());
+    assert!(replica.sweep(10_100, 10_000 + TTL).is_empty());
+    assert!(replica.sweep(10_100 + TTL, 10_300 + TTL).iter().any(is_expire));
+}
+
+#[test]
+fn renewing_all_leases_postpones_those_that_expire_here() {
+    let replica = Replica::new();
+    replica.put("a", 1, HERE, 0);
+    assert!(replica.sweep(100, TTL - 100).is_empty());
+    replica.0.order().renew_all_leases(at(TTL - 100));
+    assert!(replica.sweep(TTL, 2 * TTL - 200).is_empty());
 }
 
 #[test]
