@@ -31,6 +31,17 @@ const XDS_PROTO_FILES: [&str; 15] = [
     "envoy/service/status/v3/csds.proto",
 ];
 
+/// Services of etcd that the engine on etcd calls. They are not served, so they are not in the descriptor set.
+const ETCD_PROTO_FILES: [&str; 1] = ["etcd/etcdserverpb/rpc.proto"];
+/// Fields of requests that are `Bytes`, so that a request is repeated without copies. Those of responses are vectors, so that a
+/// key does not keep the buffer of a whole response in memory.
+const ETCD_REQUEST_BYTES: [&str; 4] = [
+    ".etcdserverpb.RangeRequest",
+    ".etcdserverpb.PutRequest",
+    ".etcdserverpb.DeleteRangeRequest",
+    ".etcdserverpb.Compare",
+];
+
 /// Path of the codec that the generated clients and servers use.
 const CODEC: &str = "crate::pb::codec::SmallBuffers";
 
@@ -63,6 +74,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let all = prost_types::FileDescriptorSet { file: files.file.into_iter().chain(xds.file).collect() };
         fs::write(out.join("descriptors.bin"), all.encode_to_vec())?;
         manual::Builder::new().build_client(false).compile(&services(&all));
+        let etcd = tonic_prost_build::configure().build_server(false).codec_path(CODEC).include_file("etcd.rs");
+        let etcd = ETCD_REQUEST_BYTES.iter().fold(etcd, |etcd, message| etcd.bytes(message));
+        etcd.compile_fds(protox::compile(ETCD_PROTO_FILES, ["proto"])?)?;
     }
     Ok(())
 }

@@ -68,7 +68,13 @@ mod fake;
 
 pub use backoff::Backoff;
 pub use balance::BalancingMethod;
+#[cfg(feature = "server")]
+pub(crate) use channel::PrefaceReader;
 pub use channel::{BalancedChannel, CallBody, ChannelInstance, ChannelStatus, ConnectionState};
+#[cfg(feature = "server")]
+pub(crate) use connect_error::ConnectErrorCell;
+#[cfg(feature = "server")]
+pub(crate) use connector::Connector;
 pub use discovery::{ChannelBuilder, Discovery};
 pub use endpoint::Endpoint;
 pub use error::ClientError;

@@ -17,6 +17,7 @@
 //! | [`model`] | validated types, the filter language |
 //! | [`registry`] | state machine: commands, events, leases, snapshots |
 //! | [`engine`] | order and durability of commands: in memory or on disk |
+//! | [`etcd`] | client of etcd |
 //! | [`app`] | what all protocols share: the write path, the caller, watchers |
 //! | [`balancing`] | arithmetic of load balancing |
 //! | [`health_check`] | schedule, probes and results of health checks |
@@ -51,6 +52,8 @@ pub mod clock;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod engine;
+#[cfg(feature = "server")]
+pub mod etcd;
 #[cfg(any(test, fuzzing))]
 #[cfg(feature = "server")]
 pub mod fuzz;

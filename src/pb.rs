@@ -61,6 +61,23 @@ mod xds {
 #[cfg(feature = "server")]
 pub use xds::envoy;
 
+/// Subset of etcd's API.
+#[cfg(feature = "server")]
+#[allow(
+    dead_code,
+    missing_docs,
+    missing_debug_implementations,
+    clippy::allow_attributes_without_reason,
+    clippy::pedantic,
+    clippy::large_enum_variant,
+    reason = "generated code"
+)]
+mod etcd {
+    include!(concat!(env!("OUT_DIR"), "/etcd.rs"));
+}
+#[cfg(feature = "server")]
+pub(crate) use etcd::{etcdserverpb, mvccpb};
+
 /// Generated servers, with one module per service.
 #[cfg(feature = "server")]
 #[allow(

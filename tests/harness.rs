@@ -2,6 +2,7 @@
 
 mod certificates;
 mod clock;
+mod etcd_cluster;
 mod heartbeat_stream;
 mod http;
 mod http2_client;
@@ -24,6 +25,7 @@ pub mod wire;
 
 pub use certificates::{CertFiles, TestCa};
 pub use clock::{Span, Wall, wall, within};
+pub use etcd_cluster::EtcdCluster;
 pub use heartbeat_stream::HeartbeatStream;
 pub use http::{get, try_get};
 pub use http2_client::{Http2Client, Reads};

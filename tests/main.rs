@@ -23,6 +23,7 @@
 //! | `policy` | policies of services: documents, revisions, errors, kills, exports |
 //! | `disk`, `process` | the store: kills, exports; kills, stops and restarts of processes |
 //! | `dns` | DNS packets |
+//! | `etcd` | the client of etcd, against real clusters: `just etcd` |
 //! | `systemd` | readiness, watchdog, socket activation |
 //! | `tls` | certificates on both sides, their renewal, clients without one |
 //! | `abuse` | hostile peers beside well-behaved ones: `just abuse` |
@@ -61,6 +62,7 @@ mod descriptors;
 mod disk;
 mod dns;
 mod documents;
+mod etcd;
 mod faults;
 mod handshake;
 mod harness;

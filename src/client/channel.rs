@@ -34,6 +34,8 @@ use super::{Backoff, Watch, WatchEvent, balance::RandomSequence};
 use crate::pb::callboard::v1::WatchRequest;
 
 pub use response_body::CallBody;
+#[cfg(feature = "server")]
+pub(crate) use server_preface::PrefaceReader;
 pub(super) use settings::ChannelSettings;
 pub use status::{ChannelInstance, ChannelStatus, ConnectionState};
 

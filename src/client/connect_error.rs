@@ -7,7 +7,7 @@ use super::ClientError;
 #[cfg(feature = "tls")]
 use super::TlsConnectError;
 
-/// Shared cell with the TLS error of the last connection to a registry.
+/// Shared cell with the TLS error of the last connection.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ConnectErrorCell {
     /// Held for a moment when a connection begins or ends. A lock of std: the light client does not depend on `parking_lot`.
@@ -31,6 +31,12 @@ impl ConnectErrorCell {
 
 #[cfg(feature = "tls")]
 impl ConnectErrorCell {
+    /// Returns the TLS error of the last connection, if there is one.
+    #[cfg(feature = "server")]
+    pub(crate) fn last(&self) -> Option<TlsConnectError> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Forgets the last error, before another connection is tried.
     pub(super) fn clear(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;

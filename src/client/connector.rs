@@ -35,14 +35,14 @@ const INADEQUATE_SECURITY: [u8; 4] = [0, 0, 0, 0xc];
 
 /// Connector with or without TLS.
 #[derive(Debug, Clone)]
-pub(super) struct Connector {
+pub(crate) struct Connector {
     pub(super) http: HttpConnector,
     pub(super) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     pub(super) last_error: ConnectErrorCell,
 }
 
 impl Connector {
-    pub(super) fn new(tls: Option<(Arc<ClientConfig>, ServerName<'static>)>, last_error: ConnectErrorCell) -> Self {
+    pub(crate) fn new(tls: Option<(Arc<ClientConfig>, ServerName<'static>)>, last_error: ConnectErrorCell) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -84,7 +84,7 @@ impl Service<Uri> for Connector {
 
 /// Connection that stores its TLS error, found in the first bytes read or in a failed read.
 #[derive(Debug)]
-pub(super) struct ObservedConnection {
+pub(crate) struct ObservedConnection {
     stream: ClientStream,
     has_read: bool,
     last_error: ConnectErrorCell,

@@ -45,13 +45,13 @@ impl TlsConfig {
     }
 
     /// Returns the name that the certificate of a registry at this host must have, if it is a valid name.
-    pub(super) fn name(&self, host: &str) -> Option<ServerName<'static>> {
+    pub(crate) fn name(&self, host: &str) -> Option<ServerName<'static>> {
         let name = self.server_name.as_deref().unwrap_or_else(|| host.trim_matches(['[', ']']));
         ServerName::try_from(name.to_owned()).ok()
     }
 
     /// Reads the files and returns the configuration for rustls.
-    pub(super) fn read(&self) -> Result<Arc<ClientConfig>, ClientError> {
+    pub(crate) fn read(&self) -> Result<Arc<ClientConfig>, ClientError> {
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| ClientError::Tls(TlsConnectError::from(&error)))?

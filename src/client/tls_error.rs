@@ -1,4 +1,4 @@
-//! Errors of TLS connections to a registry.
+//! Errors of TLS connections.
 
 use std::{error::Error, io};
 
@@ -7,26 +7,26 @@ use rustls::{CertificateError, Error as RustlsError, InvalidMessage};
 /// Prefix of rustls's message for an alert. Some layers pass on only this message, not the error itself.
 const ALERT: &str = "received fatal alert: ";
 
-/// Error of a TLS connection to a registry.
+/// Error of a TLS connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TlsConnectError {
-    /// The registry's certificate is signed by an authority that this client does not trust.
-    #[error("the registry's certificate is signed by an unknown authority")]
+    /// The server's certificate is signed by an authority that this client does not trust.
+    #[error("the server's certificate is signed by an unknown authority")]
     UnknownAuthority,
-    /// The registry's certificate has expired, or this machine's clock is ahead.
-    #[error("the registry's certificate has expired")]
+    /// The server's certificate has expired, or this machine's clock is ahead.
+    #[error("the server's certificate has expired")]
     Expired,
-    /// The registry's certificate is not valid yet, or this machine's clock is behind.
-    #[error("the registry's certificate is not valid yet")]
+    /// The server's certificate is not valid yet, or this machine's clock is behind.
+    #[error("the server's certificate is not valid yet")]
     NotYetValid,
-    /// The registry's certificate is for other names than the one expected.
-    #[error("the registry's certificate is for another name: {0}")]
+    /// The server's certificate is for other names than the one expected.
+    #[error("the server's certificate is for another name: {0}")]
     NameMismatch(String),
-    /// The registry requires a client certificate.
-    #[error("the registry requires a client certificate")]
+    /// The server requires a client certificate.
+    #[error("the server requires a client certificate")]
     CertificateRequired,
-    /// The registry rejected the client certificate, with this alert.
-    #[error("the registry rejected the client certificate ({0})")]
+    /// The server rejected the client certificate, with this alert.
+    #[error("the server rejected the client certificate ({0})")]
     CertificateRejected(String),
     /// The server does not speak TLS.
     #[error("the server at that address does not speak TLS")]

@@ -146,6 +146,7 @@ pub const RULES: &[Rule] = &[
         tests_use: &[],
         never: &[AXUM, GRPC],
     },
+    Rule { layer: "etcd", uses: &["client", "pb"], tests_use: &[], never: &[AXUM] },
     Rule {
         layer: "registry",
         uses: &["model", "sync"],

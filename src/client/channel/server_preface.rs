@@ -19,7 +19,7 @@ const SETTINGS: u8 = 4;
 /// Connection that reports that the server's first frame is SETTINGS. Until then nothing shows that the server serves: the
 /// kernel accepts connections for a process that hangs, and a proxy for one that is not there.
 #[derive(Debug)]
-pub(super) struct PrefaceReader<S> {
+pub(crate) struct PrefaceReader<S> {
     stream: S,
     /// Number of bytes received, before the type of the first frame.
     received: usize,
@@ -28,7 +28,7 @@ pub(super) struct PrefaceReader<S> {
 
 impl<S> PrefaceReader<S> {
     /// Returns the connection, and a receiver that completes with the SETTINGS and fails without them.
-    pub(super) fn new(stream: S) -> (Self, oneshot::Receiver<()>) {
+    pub(crate) fn new(stream: S) -> (Self, oneshot::Receiver<()>) {
         let (settings, received) = oneshot::channel();
         (Self { stream, received: 0, settings: Some(settings) }, received)
     }

@@ -1,0 +1,35 @@
+//! Client of etcd, for the engine that keeps the registry in an etcd cluster.
+//!
+//! | type | use |
+//! |---|---|
+//! | [`EtcdClient`] | ranges, transactions, leases, status, compaction |
+//! | [`EtcdWatch`] | changes of the keys with a prefix, one batch for each revision of etcd |
+//! | [`EtcdError`] | failed request, and whether etcd may have executed it |
+//!
+//! etcd's members are not balanced over. A client uses one member and stays with it while it works; after a failure it goes
+//! on with the next. A request that was certainly not executed is repeated there. One that may have been executed is repeated
+//! only where a repetition does no harm; a transaction fails instead, and its caller decides.
+//!
+//! All requests demand that the member has a leader, because a member that has lost its quorum accepts streams and sends
+//! nothing. There are no HTTP/2 pings: etcd closes connections with more than one in 5 seconds. A watch asks for progress
+//! every second instead.
+
+mod client;
+mod connection;
+mod error;
+mod options;
+mod pages;
+mod request;
+mod response;
+mod revision_batches;
+mod token;
+mod watch;
+
+pub use client::EtcdClient;
+pub use error::{EtcdError, EtcdErrorKind, EtcdOutcome};
+pub use options::{EtcdCredentials, EtcdOptions, EtcdOptionsError, EtcdTls};
+pub use pages::EtcdPages;
+pub use request::{EtcdCompare, EtcdOperation, EtcdRange, EtcdTransaction, MAX_TRANSACTION_OPERATIONS};
+pub use response::{EtcdEntry, EtcdLease, EtcdMemberStatus, EtcdRangeResult, EtcdResponse, EtcdTransactionResult};
+pub use revision_batches::{EtcdChange, EtcdRevisionBatch};
+pub use watch::{EtcdWatch, EtcdWatchEvent};

@@ -1,0 +1,291 @@
+//! A cluster of etcd: real processes on loopback, in a temporary directory.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use callboard::etcd::{EtcdClient, EtcdMemberStatus, EtcdOptions, EtcdTls};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::{
+    net::UnixDatagram,
+    process::{Child, Command},
+};
+
+use super::{CertFiles, TestCa, steady_port, within};
+
+/// Variable with the path of the program.
+const PROGRAM: &str = "CALLBOARD_ETCD";
+/// Time between two looks at a member whose state etcd reports to nobody.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Cluster of etcd members. Dropping it kills them.
+#[derive(Debug)]
+pub struct EtcdCluster {
+    members: Vec<EtcdMember>,
+    more: Vec<String>,
+    tls: Option<EtcdTls>,
+    directory: TempDir,
+}
+
+#[derive(Debug)]
+struct EtcdMember {
+    name: String,
+    client_url: String,
+    peer_url: String,
+    running: Option<RunningMember>,
+}
+
+#[derive(Debug)]
+struct RunningMember {
+    process: Child,
+    /// Socket on which the member reports that it serves.
+    readiness: UnixDatagram,
+}
+
+#[allow(dead_code, reason = "the tests of faults will use it")]
+impl EtcdCluster {
+    /// Starts this number of members, and waits until all serve.
+    pub async fn start(members: usize) -> Self {
+        Self::start_with(members, &[]).await
+    }
+
+    /// Starts members with more arguments.
+    pub async fn start_with(members: usize, more: &[&str]) -> Self {
+        Self::launch(members, more.iter().map(ToString::to_string).collect(), None).await
+    }
+
+    /// Starts members that speak TLS and ask clients for certificates. A client has the certificate `client`.
+    pub async fn start_with_tls(members: usize, ca: &TestCa, server: &CertFiles, client: &CertFiles) -> Self {
+        let (ca, mine) = (ca.ca(), client.clone());
+        let more = [
+            ("--cert-file", server.certificate()),
+            ("--key-file", server.key()),
+            ("--trusted-ca-file", ca.to_str().unwrap()),
+        ];
+        let mut more: Vec<String> = more.iter().map(|(flag, file)| format!("{flag}={file}")).collect();
+        more.push("--client-cert-auth".to_owned());
+        let tls = EtcdTls { certificate: Some((mine.certificate, mine.key)), ca: Some(ca) };
+        Self::launch(members, more, Some(tls)).await
+    }
+
+    async fn launch(members: usize, more: Vec<String>, tls: Option<EtcdTls>) -> Self {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let mut ports = BTreeSet::new();
+        while ports.len() < 2 * members {
+            ports.insert(steady_port());
+        }
+        let ports: Vec<u16> = ports.into_iter().collect();
+        let member = |(index, ports): (usize, &[u16])| EtcdMember {
+            name: format!("m{index}"),
+            client_url: format!("{scheme}://127.0.0.1:{}", ports[0]),
+            peer_url: format!("http://127.0.0.1:{}", ports[1]),
+            running: None,
+        };
+        let members = ports.chunks(2).enumerate().map(member).collect();
+        let mut cluster = Self { members, more, tls, directory: tempfile::tempdir().unwrap() };
+        cluster.start_all().await;
+        cluster
+    }
+
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Returns the endpoint of a member.
+    pub fn endpoint(&self, member: usize) -> &str {
+        &self.members[member].client_url
+    }
+
+    /// Returns the address of a member for plain TCP.
+    pub fn address(&self, member: usize) -> std::net::SocketAddr {
+        self.endpoint(member).split_once("://").unwrap().1.parse().unwrap()
+    }
+
+    /// Returns the index of the member with this endpoint.
+    pub fn member_at(&self, endpoint: &str) -> usize {
+        self.members.iter().position(|member| member.client_url == endpoint).unwrap()
+    }
+
+    /// Returns the endpoints of all members, separated by commas.
+    pub fn endpoints(&self) -> String {
+        self.members.iter().map(|member| &*member.client_url).collect::<Vec<_>>().join(",")
+    }
+
+    /// Returns the settings of a client of all members, in their order.
+    pub fn options(&self) -> EtcdOptions {
+        let mut options = EtcdOptions::new(self.members.iter().map(|member| &member.client_url));
+        options.tls = self.tls.clone().unwrap_or_default();
+        options
+    }
+
+    /// Returns a client of all members, in their order.
+    pub fn client(&self) -> EtcdClient {
+        EtcdClient::new(self.options()).unwrap()
+    }
+
+    /// Returns a client of one member.
+    pub fn client_of(&self, member: usize) -> EtcdClient {
+        EtcdClient::new(EtcdOptions { endpoints: vec![self.endpoint(member).to_owned()], ..self.options() }).unwrap()
+    }
+
+    /// Returns the leader, once one is elected that all running members know.
+    pub async fn leader(&self) -> usize {
+        within("a leader", async {
+            loop {
+                if let Some(leader) = self.agreed_leader().await {
+                    return leader;
+                }
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+        })
+        .await
+    }
+
+    /// Returns a member that is not the leader.
+    pub async fn follower(&self) -> usize {
+        (self.leader().await + 1) % self.len()
+    }
+
+    async fn agreed_leader(&self) -> Option<usize> {
+        let client = self.client();
+        let mut statuses = Vec::new();
+        for (index, member) in self.members.iter().enumerate() {
+            if member.running.is_some() {
+                statuses.push((index, client.member_status(index).await.ok()?));
+            }
+        }
+        let leader = statuses.first()?.1.leader?;
+        let agreed = statuses.iter().all(|(_, status)| status.leader == Some(leader));
+        statuses.iter().find(|(_, status)| agreed && status.member_id == leader).map(|(index, _)| *index)
+    }
+
+    /// Returns the status of a member, which must run.
+    pub async fn status(&self, member: usize) -> EtcdMemberStatus {
+        self.client().member_status(member).await.unwrap()
+    }
+
+    /// Kills a member with SIGKILL, and waits for its end.
+    pub async fn kill(&mut self, member: usize) {
+        let mut running = self.members[member].running.take().expect("it runs");
+        within("the end of a member", running.process.kill()).await.unwrap();
+    }
+
+    /// Stops a member with SIGSTOP: it keeps its connections, and answers nothing.
+    pub fn pause(&self, member: usize) {
+        self.signal(member, Signal::STOP);
+    }
+
+    /// Continues a member that was stopped.
+    pub fn resume(&self, member: usize) {
+        self.signal(member, Signal::CONT);
+    }
+
+    /// Starts a member that was killed, on its addresses and with its data, and waits until it serves.
+    pub async fn restart(&mut self, member: usize) {
+        self.begin(member);
+        self.ready(member).await;
+    }
+
+    /// Starts a member that was killed, and does not wait: without a quorum it serves nothing.
+    pub fn begin(&mut self, member: usize) {
+        assert!(self.members[member].running.is_none(), "it runs");
+        let directory = self.directory.path();
+        let socket = directory.join(format!("{}.ready", self.members[member].name));
+        // Absent at the first start.
+        let _ = fs::remove_file(&socket);
+        let readiness = UnixDatagram::bind(&socket).unwrap();
+        let process = self.command(member, &socket).spawn().unwrap();
+        self.members[member].running = Some(RunningMember { process, readiness });
+    }
+
+    /// Waits until a member that was begun serves.
+    pub async fn ready(&mut self, member: usize) {
+        let log = self.log(member);
+        let running = self.members[member].running.as_mut().expect("it was begun");
+        let mut message = [0; 64];
+        let ready = async {
+            loop {
+                let length = running.readiness.recv(&mut message).await.unwrap();
+                if message[..length].starts_with(b"READY=1") {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = within("a member that serves", ready) => {}
+            status = running.process.wait() => {
+                let log = fs::read_to_string(&log).unwrap_or_default();
+                panic!("etcd ended with {}: {log}", status.unwrap());
+            }
+        }
+    }
+
+    /// Kills all members, removes their data, and starts them anew: a cluster with the same ids and without history.
+    pub async fn wipe(&mut self) {
+        for member in 0..self.len() {
+            if self.members[member].running.is_some() {
+                self.kill(member).await;
+            }
+            fs::remove_dir_all(self.data(member)).unwrap();
+        }
+        self.start_all().await;
+    }
+
+    /// Directory with the data of a member.
+    pub fn data(&self, member: usize) -> PathBuf {
+        self.directory.path().join(&self.members[member].name)
+    }
+
+    async fn start_all(&mut self) {
+        for member in 0..self.len() {
+            self.begin(member);
+        }
+        for member in 0..self.len() {
+            self.ready(member).await;
+        }
+    }
+
+    fn log(&self, member: usize) -> PathBuf {
+        self.directory.path().join(format!("{}.log", self.members[member].name))
+    }
+
+    fn command(&self, member: usize, readiness: &Path) -> Command {
+        let EtcdMember { name, client_url, peer_url, .. } = &self.members[member];
+        let peers = self.members.iter().map(|member| format!("{}={}", member.name, member.peer_url));
+        let peers = peers.collect::<Vec<_>>().join(",");
+        let mut command = Command::new(program());
+        command
+            .arg(format!("--name={name}"))
+            .arg(format!("--data-dir={}", self.data(member).display()))
+            .arg(format!("--listen-client-urls={client_url}"))
+            .arg(format!("--advertise-client-urls={client_url}"))
+            .arg(format!("--listen-peer-urls={peer_url}"))
+            .arg(format!("--initial-advertise-peer-urls={peer_url}"))
+            .arg(format!("--initial-cluster={peers}"))
+            .args(["--initial-cluster-token=test", "--logger=zap", "--log-level=warn", "--unsafe-no-fsync"])
+            .args(&self.more)
+            .env("NOTIFY_SOCKET", readiness)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(self.log(member)).unwrap())
+            .kill_on_drop(true);
+        command
+    }
+
+    fn signal(&self, member: usize, signal: Signal) {
+        let running = self.members[member].running.as_ref().expect("it runs");
+        let pid = running.process.id().expect("it runs");
+        kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
+    }
+}
+
+/// Returns the program that the environment names.
+fn program() -> OsString {
+    std::env::var_os(PROGRAM).unwrap_or_else(|| panic!("{PROGRAM} names no etcd: run `just etcd`"))
+}
