@@ -14,6 +14,7 @@ pub mod disk;
 mod memory;
 mod policy_log;
 mod saved_check;
+mod write_request;
 
 use std::{
     fmt,
@@ -31,7 +32,7 @@ pub use memory::Memory;
 pub use saved_check::{CheckKey, SavedCheck, SavedChecks, SavedResult};
 
 use crate::{
-    model::{Caller, Incarnation, Revision, ServerActor, UnixMillis},
+    model::{Caller, Incarnation, InstanceId, LeaseId, Revision, ServerActor, ServiceName, UnixMillis},
     registry::{
         ClockReading, Command, CommandError, CommandOutcome, PolicyCommand, PolicyError, PolicyOutcome, Registry,
     },
@@ -69,6 +70,16 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Takes the check states that an earlier process saved. `None` for an engine without a store.
     fn take_saved_checks(&self) -> Option<SavedChecks>;
+
+    /// Makes this replica the holder of an entry, because a heartbeat for its lease or a report for its check has arrived here. Returns
+    /// at once. `lease`: lease of the entry, so that another registration is not claimed. An engine without replicas does nothing.
+    fn claim(&self, service: &ServiceName, id: &InstanceId, lease: Option<LeaseId>);
+
+    /// Returns whether leases may expire now. An engine that cannot reach its store keeps all registrations.
+    fn may_expire(&self) -> bool;
+
+    /// Returns whether the engine cannot reach its store: reads are answered from memory, and writes wait.
+    fn is_degraded(&self) -> bool;
 
     /// Stops the engine, and blocks until everything is where a restart finds it. Later commands are answered with
     /// [`EngineError::Stopped`].
@@ -118,6 +129,20 @@ pub enum EngineError {
         /// Time after which to try again.
         retry: Duration,
     },
+    /// The engine cannot reach its store, and the command was not executed.
+    #[error("{reason}, so the write was not done: try again in {}", humantime::format_duration(*retry))]
+    Unavailable {
+        /// Reason, with the store.
+        reason: String,
+        /// Time after which to try again.
+        retry: Duration,
+    },
+    /// The store did not confirm the command in time. It may have executed the command, or may still do so.
+    #[error("{reason}, so it is not known whether the write was done: repeat it, which is safe")]
+    Unconfirmed {
+        /// Reason, with the store.
+        reason: String,
+    },
     /// The engine had stopped before it received the command.
     #[error("the registry is stopping, and the write was not done: repeat it in a moment")]
     Stopped,
@@ -136,6 +161,9 @@ pub struct PendingCommand<T = CommandOutcome>(PendingState<T>);
 ///
 /// The thread that reads the lease clock must not wait for them, because a slow disk would look like a pause of the process.
 pub fn expire(engine: &dyn Engine, now: ClockReading) -> Vec<PendingCommand> {
+    if !engine.may_expire() {
+        return Vec::new();
+    }
     let commands = engine.registry().sweep(now);
     let submitted = commands.into_iter().map(|command| {
         let removal = matches!(command, Command::Expire(_));

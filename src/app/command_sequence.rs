@@ -51,7 +51,7 @@ impl CommandSequence {
             let again = self.begun.then(|| commands.clone());
             let done = submit(&self.path, &self.caller, commands).await;
             match (done, again) {
-                (Err(EngineError::Overloaded { retry, .. }), Some(again)) => {
+                (Err(EngineError::Overloaded { retry, .. } | EngineError::Unavailable { retry, .. }), Some(again)) => {
                     self.path.background.pause(retry).await;
                     commands = again;
                 }
@@ -187,7 +187,7 @@ impl CommandSequence {
                 .collect();
             for (submission, command) in sent {
                 let done = match submission.await {
-                    Err(EngineError::Overloaded { .. }) => self.submit(command).await,
+                    Err(EngineError::Overloaded { .. } | EngineError::Unavailable { .. }) => self.submit(command).await,
                     done => done,
                 };
                 match done {

@@ -69,6 +69,8 @@ impl Commands {
                     Err(
                         error @ (EngineError::PolicyRejected(_)
                         | EngineError::Overloaded { .. }
+                        | EngineError::Unavailable { .. }
+                        | EngineError::Unconfirmed { .. }
                         | EngineError::Stopped
                         | EngineError::OutcomeUnknown),
                     ) => return Err(error),

@@ -59,7 +59,7 @@ use super::{CheckKey, Engine, EngineError, PendingCommand, SavedCheck, SavedChec
 use crate::{
     clock::Clock,
     metrics::StoreMetrics,
-    model::{Caller, Incarnation},
+    model::{Caller, Incarnation, InstanceId, LeaseId, ServiceName},
     random,
     registry::{ChangeListener, ClockReading, Command, CommandOutcome, Entry, PolicyCommand, PolicyOutcome, Registry},
 };
@@ -72,7 +72,8 @@ pub use record::{
 };
 pub use store::{RecordChange, Store};
 
-use writer::{WriteRequest, Writer, WriterMessage, WriterQueues};
+use super::write_request::WriteRequest;
+use writer::{Writer, WriterMessage, WriterQueues};
 
 /// Maximum number of requests that wait for the disk; further ones are rejected. Writing them takes seconds.
 const MAX_WAITING: usize = 32_768;
@@ -320,6 +321,16 @@ impl Engine for Disk {
 
     fn take_saved_checks(&self) -> Option<SavedChecks> {
         Some(self.loaded_states.lock().take().unwrap_or_default())
+    }
+
+    fn claim(&self, _: &ServiceName, _: &InstanceId, _: Option<LeaseId>) {}
+
+    fn may_expire(&self) -> bool {
+        true
+    }
+
+    fn is_degraded(&self) -> bool {
+        false
     }
 
     fn close(&self) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{CheckKey, Engine, PendingCommand, SavedCheck, SavedChecks, StartPoint, policy_log::log_policy_change};
 use crate::{
-    model::{Caller, Incarnation, ServerActor},
+    model::{Caller, Incarnation, InstanceId, LeaseId, ServerActor, ServiceName},
     registry::{
         ChangeListener, ClockReading, Command, CommandError, CommandOutcome, Decision, Entry, Event, PolicyCommand,
         PolicyDecision, PolicyError, PolicyOutcome, Registry, WriteGuard,
@@ -165,6 +165,16 @@ impl Engine for Memory {
 
     fn take_saved_checks(&self) -> Option<SavedChecks> {
         None
+    }
+
+    fn claim(&self, _: &ServiceName, _: &InstanceId, _: Option<LeaseId>) {}
+
+    fn may_expire(&self) -> bool {
+        true
+    }
+
+    fn is_degraded(&self) -> bool {
+        false
     }
 
     fn close(&self) {}

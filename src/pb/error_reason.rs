@@ -114,6 +114,8 @@ error_reasons! {
     RequestTimeout = (DeadlineExceeded, "REQUEST_TIMEOUT");
     /// Too many writes wait for the engine. `RetryInfo` says when to try again.
     Overloaded = (Unavailable, "OVERLOADED");
+    /// The engine cannot reach its store. Nothing was done. `RetryInfo` says when to try again.
+    StoreUnavailable = (Unavailable, "STORE_UNAVAILABLE");
     /// The engine has stopped. Nothing was done.
     EngineStopped = (Unavailable, "ENGINE_STOPPED");
     /// The write may or may not have been done. Repeating it is safe.

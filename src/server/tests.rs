@@ -16,7 +16,7 @@ use crate::{
     app::{Commands, Views, Watchers},
     clock::Clock,
     engine::{CheckKey, Engine, Memory, PendingCommand, SavedCheck, SavedChecks},
-    model::{Caller, Incarnation},
+    model::{Caller, Incarnation, InstanceId, LeaseId, ServiceName},
     registry::{ClockReading, Command, CommandOutcome, PolicyCommand, PolicyOutcome, Registry},
     transport::{ConnectionLimits, Notifier},
 };
@@ -114,6 +114,16 @@ impl Engine for BlockingEngine {
 
     fn take_saved_checks(&self) -> Option<SavedChecks> {
         Engine::take_saved_checks(&self.memory)
+    }
+
+    fn claim(&self, _: &ServiceName, _: &InstanceId, _: Option<LeaseId>) {}
+
+    fn may_expire(&self) -> bool {
+        true
+    }
+
+    fn is_degraded(&self) -> bool {
+        false
     }
 
     fn close(&self) {

@@ -14,8 +14,8 @@ use crate::{
     engine::{Disk, Durability, Memory, StartPoint, disk::DiskDependencies},
     metrics::Metrics,
     model::{
-        CallerProtocol, CheckDefinition, CheckId, CheckStatus, Conditions, ConsulRegistration, Incarnation, Probe,
-        Revision, ServerActor, ServiceName, node_id, node_service,
+        CallerProtocol, CheckDefinition, CheckId, CheckStatus, Conditions, ConsulRegistration, Incarnation, LeaseId,
+        Probe, Revision, ServerActor, ServiceName, node_id, node_service,
     },
     registry::{
         CommandError, Entry, NewCheck, Patch,
@@ -286,6 +286,16 @@ impl Engine for FaultyEngine {
 
     fn take_saved_checks(&self) -> Option<SavedChecks> {
         self.engine.take_saved_checks()
+    }
+
+    fn claim(&self, _: &ServiceName, _: &InstanceId, _: Option<LeaseId>) {}
+
+    fn may_expire(&self) -> bool {
+        true
+    }
+
+    fn is_degraded(&self) -> bool {
+        false
     }
 
     fn close(&self) {}

@@ -24,14 +24,14 @@ use parking_lot::Mutex;
 use super::{Durability, OnFailure, RecordChange, Store, StoreError};
 use crate::{
     clock::Clock,
-    engine::{CheckKey, EngineError, SavedCheck, policy_log::log_policy_change},
+    engine::{CheckKey, EngineError, SavedCheck, policy_log::log_policy_change, write_request::WriteRequest},
     metrics::StoreMetrics,
     model::{Caller, Revision},
     registry::{ClockReading, Command, CommandError, CommandOutcome, Decision, PolicyDecision, Registry, WriteGuard},
 };
 use request::{AppliedRequest, DecidedCommand, DecidedRequest};
 
-pub use request::{WriteRequest, WriterMessage};
+pub use request::WriterMessage;
 
 /// Maximum number of requests in a transaction. A larger one gains little, and all its callers wait for the last request.
 const MAX_REQUESTS: usize = 1_024;

@@ -155,9 +155,11 @@ impl From<EngineError> for ConsulError {
             EngineError::Rejected(error) => error.into(),
             // Consul's API has no policies.
             EngineError::PolicyRejected(_) => Self::Server(error.to_string()),
-            EngineError::Overloaded { .. } | EngineError::Stopped | EngineError::OutcomeUnknown => {
-                Self::Unavailable(error.to_string())
-            }
+            EngineError::Overloaded { .. }
+            | EngineError::Unavailable { .. }
+            | EngineError::Unconfirmed { .. }
+            | EngineError::Stopped
+            | EngineError::OutcomeUnknown => Self::Unavailable(error.to_string()),
         }
     }
 }

@@ -37,6 +37,14 @@ pub(super) enum ApiError {
         /// Time until the next attempt.
         retry: Duration,
     },
+    /// Store that the engine cannot reach; nothing was done.
+    #[error("{message}")]
+    StoreUnavailable {
+        /// Message of the engine.
+        message: String,
+        /// Time until the next attempt.
+        retry: Duration,
+    },
     /// Subset that the policy of the service does not have.
     #[error(
         "service \"{service}\" has no subset \"{subset}\": {}, or set it with `callboard subset set`",
@@ -127,8 +135,9 @@ impl From<EngineError> for ApiError {
             EngineError::Rejected(error) => Self::Rejected(error),
             EngineError::PolicyRejected(error) => Self::PolicyRejected(error),
             EngineError::Overloaded { retry, .. } => Self::Overloaded { message, retry },
+            EngineError::Unavailable { retry, .. } => Self::StoreUnavailable { message, retry },
             EngineError::Stopped => Self::Stopped(message),
-            EngineError::OutcomeUnknown => Self::Interrupted(message),
+            EngineError::OutcomeUnknown | EngineError::Unconfirmed { .. } => Self::Interrupted(message),
         }
     }
 }
@@ -164,7 +173,7 @@ impl From<ApiError> for Status {
             | ApiError::LimitReached(_) => {
                 details.set_retry_info(Some(RETRY_DELAY));
             }
-            ApiError::Overloaded { retry, .. } => {
+            ApiError::Overloaded { retry, .. } | ApiError::StoreUnavailable { retry, .. } => {
                 details.set_retry_info(Some(*retry));
             }
             ApiError::TakesNoReports(_)
@@ -198,6 +207,7 @@ fn classify(error: &ApiError) -> ErrorReason {
         ApiError::NoSuchSubset { .. } => ErrorReason::NoSuchSubset,
         ApiError::TakesNoReports(_) => ErrorReason::NotATtlCheck,
         ApiError::Overloaded { .. } => ErrorReason::Overloaded,
+        ApiError::StoreUnavailable { .. } => ErrorReason::StoreUnavailable,
         ApiError::Stopped(_) => ErrorReason::EngineStopped,
         ApiError::Interrupted(_) | ApiError::OutcomeUnknown(_) => ErrorReason::OutcomeUnknown,
         ApiError::ShuttingDown => ErrorReason::ShuttingDown,

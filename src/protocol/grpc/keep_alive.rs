@@ -93,15 +93,24 @@ impl KeepAliveStream {
             }
             leases.push(self.renew(heartbeat.lease_id, now));
         }
-        Ok(pb::KeepAliveResponse { leases, notice: pb::Notice::Unspecified.into() })
+        let notice = if self.context.engine.is_degraded() { pb::Notice::Degraded } else { pb::Notice::Unspecified };
+        Ok(pb::KeepAliveResponse { leases, notice: notice.into() })
     }
 
     fn renew(&mut self, lease_id: bytes::Bytes, now: ClockReading) -> pb::LeaseReport {
         let renewed = LeaseId::from_bytes(&lease_id).and_then(|id| {
             let by = Some(self.id);
-            let renewed = self.lease(id)?.renew(now.lease, by);
+            let mut renewed = self.lease(id)?.renew(now.lease, by);
+            if renewed.is_err() {
+                // The lease may have begun again under its id.
+                self.carried.remove(&id);
+                renewed = self.lease(id)?.renew(now.lease, by);
+            }
+            let lease = Arc::clone(self.lease(id)?);
             if renewed.is_err() {
                 self.carried.remove(&id);
+            } else if !lease.is_held_here() {
+                self.context.engine.claim(&lease.service, &lease.instance, Some(id));
             }
             Some(renewed)
         });

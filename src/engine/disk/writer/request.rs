@@ -1,12 +1,12 @@
 //! Requests to the writer, through their stages: sent, decided, applied.
 
-use std::{slice, sync::Arc};
+use std::sync::Arc;
 
 use super::super::{RecordChange, StoredLease};
 use crate::{
-    engine::{EngineError, OutcomeSender},
-    model::{Caller, InstanceId, Revision, ServiceName},
-    registry::{Command, CommandOutcome, Entry, PolicyChange, PolicyCommand, PolicyOutcome, StampedChange},
+    engine::{OutcomeSender, write_request::WriteRequest},
+    model::{Caller, Revision},
+    registry::{CommandOutcome, Entry, PolicyChange, PolicyOutcome, StampedChange},
 };
 
 /// Message to the writer.
@@ -16,52 +16,6 @@ pub enum WriterMessage {
     Request(WriteRequest),
     /// Notice of unsaved check states.
     Save,
-}
-
-/// Commands, their caller, and the sender of their outcome.
-#[derive(Debug)]
-pub enum WriteRequest {
-    /// One command.
-    One(Command, Arc<Caller>, OutcomeSender),
-    /// Commands for different instances. All of them are executed, or none.
-    Together(Vec<Command>, Arc<Caller>, OutcomeSender<Vec<CommandOutcome>>),
-    /// Change of a policy.
-    Policy(Box<PolicyCommand>, Arc<Caller>, OutcomeSender<PolicyOutcome>),
-}
-
-/// State that a command is decided against, which one transaction changes at most once.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum WriteTarget {
-    /// One instance.
-    Instance(ServiceName, InstanceId),
-    /// All policies, because a policy is decided against the others.
-    Policies,
-}
-
-impl WriteRequest {
-    /// Returns what the commands change.
-    pub fn targets(&self) -> Vec<WriteTarget> {
-        let commands = match self {
-            Self::One(command, ..) => slice::from_ref(command),
-            Self::Together(commands, ..) => commands,
-            Self::Policy(..) => return vec![WriteTarget::Policies],
-        };
-        let target = |command: &Command| {
-            let (service, id) = command.target();
-            WriteTarget::Instance(service.clone(), id.clone())
-        };
-        commands.iter().map(target).collect()
-    }
-
-    /// Answers with an error.
-    pub fn reject(self, error: EngineError) {
-        // A caller that no longer waits has dropped the receiver.
-        match self {
-            Self::One(_, _, sender) => drop(sender.send(Err(error))),
-            Self::Together(_, _, sender) => drop(sender.send(Err(error))),
-            Self::Policy(_, _, sender) => drop(sender.send(Err(error))),
-        }
-    }
 }
 
 /// Request whose changes are decided, and which is answered once they are on the disk and applied.

@@ -9,8 +9,7 @@ use super::{
 use crate::{
     model::node_service,
     registry::{
-        Entry,
-        Patch,
+        Entry, Patch,
         test_support::{deregister, name, update},
     },
 };
