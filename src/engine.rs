@@ -13,6 +13,7 @@
 pub mod disk;
 mod memory;
 mod policy_log;
+pub mod record;
 mod saved_check;
 mod write_request;
 
@@ -27,8 +28,9 @@ use std::{
 
 use tokio::sync::oneshot;
 
-pub use disk::{Disk, Durability, MAX_POLICY_BYTES, validate_policy_size};
+pub use disk::{Disk, Durability};
 pub use memory::Memory;
+pub use record::policy::{MAX_POLICY_BYTES, validate_policy_size};
 pub use saved_check::{CheckKey, SavedCheck, SavedChecks, SavedResult};
 
 use crate::{

@@ -19,7 +19,7 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | `record` | encoding of instances, check states and policies |
+//! | `signer` | tags of records |
 //! | `export` | export and import as JSON Lines |
 //! | `store` | the database file |
 //! | `header` | the number of its records and their digest |
@@ -34,7 +34,7 @@ pub mod export;
 mod file_identity;
 mod header;
 mod load;
-pub mod record;
+pub mod signer;
 mod store;
 mod writer;
 
@@ -55,7 +55,9 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{CheckKey, Engine, EngineError, PendingCommand, SavedCheck, SavedChecks, StartPoint};
+use super::{
+    CheckKey, Engine, EngineError, PendingCommand, SavedCheck, SavedChecks, StartPoint, record::policy::SkippedRevision,
+};
 use crate::{
     clock::Clock,
     metrics::StoreMetrics,
@@ -66,10 +68,6 @@ use crate::{
 
 pub use error::StoreError;
 pub use load::{LoadedRecords, RecordKey, UnreadableRecord};
-pub use record::{
-    DecodeError, StoredInstance, StoredLease,
-    policy::{MAX_POLICY_BYTES, SkippedRevision, StoredPolicy, validate_policy_size},
-};
 pub use store::{RecordChange, Store};
 
 use super::write_request::WriteRequest;

@@ -1,9 +1,9 @@
 //! Records of a store, and lines of an export.
 
 use crate::{
-    engine::disk::{
-        StoredInstance, export,
-        record::{DecodeError, RecordSigner, decode, decode_policy},
+    engine::{
+        disk::{export, signer::RecordSigner},
+        record::{DecodeError, StoredInstance, decode, decode_policy},
     },
     model::Revision,
 };

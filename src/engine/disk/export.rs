@@ -20,12 +20,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    load::LoadedRecords,
-    record::{StoredInstance, policy::StoredPolicy, saved::SavedCheckRecord},
-};
+use super::load::LoadedRecords;
 use crate::{
-    engine::{CheckKey, SavedCheck},
+    engine::{
+        CheckKey, SavedCheck,
+        record::{StoredInstance, policy::StoredPolicy, saved::SavedCheckRecord},
+    },
     model::{CheckId, FieldError, Instance, PolicyScope, Revision},
     registry::{MAX_POLICIES, validate_policies},
 };
@@ -275,7 +275,7 @@ mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
     use super::*;
-    use crate::engine::disk::StoredLease;
+    use crate::engine::record::StoredLease;
     use crate::model::{BootId, CheckStatus, LeaseId, LeaseTerms, Locality, Metadata, Tags, UnixMillis};
     use crate::registry::test_support::entry;
 

@@ -2,7 +2,8 @@
 
 use prost::Message;
 
-use super::record::{DecodeError, RecordSigner};
+use super::signer::RecordSigner;
+use crate::engine::record::DecodeError;
 
 /// State of a store as a whole, stored as a Protocol Buffers message followed by a tag. Field numbers never change.
 #[derive(Clone, PartialEq, Message)]

@@ -11,15 +11,15 @@ use std::{
 
 use redb::ReadableTable;
 
-use super::{
-    header::StoreHeader,
-    record::{
-        self, DecodeError, RecordSigner, StoredInstance,
-        policy::{SkippedRevision, StoredPolicy},
-    },
-};
+use super::{header::StoreHeader, signer::RecordSigner};
 use crate::{
-    engine::{CheckKey, SavedCheck},
+    engine::{
+        CheckKey, SavedCheck,
+        record::{
+            self, DecodeError, StoredInstance,
+            policy::{SkippedRevision, StoredPolicy},
+        },
+    },
     model::{InstanceId, Revision, ServiceName},
 };
 

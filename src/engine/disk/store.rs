@@ -2,9 +2,9 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `instances` | service, id | record of an instance ([`super::record`]) |
-//! | `check_states` | service, id, check | saved state of a check ([`super::record::saved`]) |
-//! | `policies` | service; empty for the defaults | policy with its last revisions ([`super::record::policy`]) |
+//! | `instances` | service, id | record of an instance ([`record`](crate::engine::record)) |
+//! | `check_states` | service, id, check | saved state of a check ([`saved`](crate::engine::record::saved)) |
+//! | `policies` | service; empty for the defaults | policy with its last revisions ([`policy`](crate::engine::record::policy)) |
 //! | `meta` | `format` | format of the tables, 4 bytes |
 //! | | `key` | 16 random bytes, the key of this store's tags |
 //! | | `state` | [`StoreHeader`] and its tag |
@@ -34,7 +34,7 @@ use super::{
     file_identity::FileIdentity,
     header::StoreHeader,
     load::{self, LoadError, LoadedRecords, OutdatedRecords, RecordKey},
-    record::RecordSigner,
+    signer::RecordSigner,
 };
 use crate::{
     engine::StartPoint,

@@ -8,6 +8,7 @@ mod old_ids;
 mod policies;
 mod roundtrip;
 mod saved;
+mod signer;
 mod unreadable;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    engine::Memory,
+    engine::{Memory, record::StoredInstance},
     metrics::Metrics,
     model::{Incarnation, Instance, LeaseTerms, Revision, ServerActor},
     registry::{

@@ -9,13 +9,15 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::super::record::{
-    RecordConsulRegistration, StoredInstance, StoredLease,
-    check::{self, RecordCheck},
-    saved::SavedCheckRecord,
-};
 use crate::{
-    engine::SavedCheck,
+    engine::{
+        SavedCheck,
+        record::{
+            RecordConsulRegistration, StoredInstance, StoredLease,
+            check::{self, RecordCheck},
+            saved::SavedCheckRecord,
+        },
+    },
     model::{
         Address, BootId, CheckId, Conditions, FieldError, Instance, InstanceId, LeaseId, LeaseTerms, Locality,
         Metadata, Revision, ServiceName, Tags, UnixMillis, Weight,

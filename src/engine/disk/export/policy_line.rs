@@ -4,13 +4,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
-use super::{
-    super::record::policy::{
+use super::line::{parse_time, time_text};
+use crate::{
+    engine::record::policy::{
         RecordCaller, SkippedRevision, StoredPolicy, parse_policy_key, policy_key, validate_policy_size,
     },
-    line::{parse_time, time_text},
-};
-use crate::{
     model::{FieldError, PolicyDocument, PolicyScope, Revision, ServicePolicy},
     registry::{MAX_POLICY_REVISIONS, PolicyRevision},
 };

@@ -7,10 +7,13 @@ use redb::{Database, TableDefinition};
 use super::super::{
     header::StoreHeader,
     load::{LoadedRecords, RecordKey},
-    record::{self, RecordSigner, StoredLease, policy::policy_key},
+    signer::{self, RecordSigner},
 };
 use crate::{
-    engine::{CheckKey, SavedCheck, StartPoint},
+    engine::{
+        CheckKey, SavedCheck, StartPoint,
+        record::{StoredLease, policy::policy_key},
+    },
     model::{Instance, InstanceId, PolicyScope, ServiceName},
     random,
     registry::PolicyRevision,
@@ -90,11 +93,11 @@ pub fn write<'a>(
                 RecordChange::Put(instance, lease) => {
                     let (bytes, tag) = signer.encode_instance(instance, lease);
                     let before = instances.insert(key, bytes.as_slice())?;
-                    header.count_record(before.and_then(|bytes| record::unverified_tag(bytes.value())), Some(tag));
+                    header.count_record(before.and_then(|bytes| signer::unverified_tag(bytes.value())), Some(tag));
                 }
                 RecordChange::Remove(..) => {
                     let before = instances.remove(key)?;
-                    header.count_record(before.and_then(|bytes| record::unverified_tag(bytes.value())), None);
+                    header.count_record(before.and_then(|bytes| signer::unverified_tag(bytes.value())), None);
                 }
                 RecordChange::Policy(scope, revisions) => {
                     let policies = match &mut policies {
@@ -110,7 +113,7 @@ pub fn write<'a>(
                         Some((bytes, _)) => policies.insert(key, bytes.as_slice())?,
                         None => policies.remove(key)?,
                     };
-                    let before = before.and_then(|bytes| record::unverified_tag(bytes.value()));
+                    let before = before.and_then(|bytes| signer::unverified_tag(bytes.value()));
                     header.count_policy(before, after.map(|(_, tag)| tag));
                 }
                 RecordChange::State((service, id, check), saved) => {
@@ -124,7 +127,7 @@ pub fn write<'a>(
                         Some((bytes, _)) => states.insert(key, bytes.as_slice())?,
                         None => states.remove(key)?,
                     };
-                    let before = before.and_then(|bytes| record::unverified_tag(bytes.value()));
+                    let before = before.and_then(|bytes| signer::unverified_tag(bytes.value()));
                     header.count_check_state(before, after.map(|(_, tag)| tag));
                 }
             }

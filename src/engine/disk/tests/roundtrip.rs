@@ -1,14 +1,12 @@
 //! Every accepted value survives storing, loading, export and import.
 
-mod values;
-
 use std::collections::BTreeSet;
 
 use proptest::{collection::vec, option, strategy::ValueTree as _, test_runner::TestRunner};
 
 use super::*;
 use crate::{
-    engine::disk::{StoredInstance, export},
+    engine::{disk::export, record::test_values as values},
     model::ConsulRegistration,
     registry::{InstanceDescription, NewCheck, Register, RegisterWithoutLease},
 };

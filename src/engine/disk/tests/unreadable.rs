@@ -6,7 +6,10 @@ use super::{
     backend::{self, load},
     *,
 };
-use crate::engine::disk::{header::StoreHeader, record::RecordSigner};
+use crate::engine::disk::{
+    header::StoreHeader,
+    signer::{self, RecordSigner},
+};
 
 const INSTANCES: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("instances");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -31,7 +34,7 @@ fn with_message(message: &[u8]) -> Vec<u8> {
         let mut table = transaction.open_table(INSTANCES).unwrap();
         let bytes = [message, &tag.to_be_bytes()].concat();
         let before = table.insert(("web", "b"), bytes.as_slice()).unwrap().unwrap();
-        let before = crate::engine::disk::record::unverified_tag(before.value()).unwrap();
+        let before = signer::unverified_tag(before.value()).unwrap();
         let state = meta.get("state").unwrap().unwrap().value().to_vec();
         let mut header = StoreHeader::verify(&state, signer).unwrap();
         header.count_record(Some(before), Some(tag));

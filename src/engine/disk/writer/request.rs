@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::super::{RecordChange, StoredLease};
+use super::super::RecordChange;
 use crate::{
-    engine::{OutcomeSender, write_request::WriteRequest},
+    engine::{OutcomeSender, record::StoredLease, write_request::WriteRequest},
     model::{Caller, Revision},
     registry::{CommandOutcome, Entry, PolicyChange, PolicyOutcome, StampedChange},
 };

@@ -9,7 +9,10 @@ use super::{
     },
     META, set, timeout,
 };
-use crate::engine::disk::{header::StoreHeader, record::RecordSigner};
+use crate::engine::disk::{
+    header::StoreHeader,
+    signer::{self, RecordSigner},
+};
 
 const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
 
@@ -78,7 +81,7 @@ fn with_message(bytes: Vec<u8>, message: &[u8]) -> Vec<u8> {
         let mut table = transaction.open_table(POLICIES).unwrap();
         let bytes = [message, &tag.to_be_bytes()].concat();
         let before = table.insert("a", bytes.as_slice()).unwrap().unwrap();
-        let before = crate::engine::disk::record::unverified_tag(before.value()).unwrap();
+        let before = signer::unverified_tag(before.value()).unwrap();
         let state = meta.get("state").unwrap().unwrap().value().to_vec();
         let mut header = StoreHeader::verify(&state, signer).unwrap();
         header.count_policy(Some(before), Some(tag));

@@ -7,7 +7,7 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use crate::{
     engine::{
         SavedCheck, SavedResult,
-        disk::{StoredInstance, StoredLease, StoredPolicy},
+        record::{StoredInstance, StoredLease, policy::StoredPolicy},
     },
     model::{
         Address, BootId, Caller, CallerProtocol, Check, CheckDefinition, CheckDescription, CheckId, CheckStatus,

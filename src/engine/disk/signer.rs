@@ -1,13 +1,16 @@
-//! Tags of records.
+//! Tags of records: 8 bytes after the message. The tag of data that was written for another instance or by another store does not
+//! match.
 
 use std::{hash::Hasher, sync::Arc};
 
 use prost::Message as _;
 use siphasher::sip::SipHasher24;
 
-use super::{DecodeError, StoredLease, message::InstanceRecord, policy::PolicyRecord, saved::SavedCheckRecord};
 use crate::{
-    engine::SavedCheck,
+    engine::{
+        SavedCheck,
+        record::{DecodeError, StoredLease, message::InstanceRecord, policy::PolicyRecord, saved::SavedCheckRecord},
+    },
     model::{CheckId, Instance},
     registry::PolicyRevision,
 };

@@ -1,16 +1,17 @@
-//! Encoding of instances, check states and policies for the disk.
+//! Encoding of instances, check states and policies, which the engines with a store share.
 //!
-//! A record is a Protocol Buffers message (`message`), so that fields can be added without a new format, followed by a tag of
-//! 8 bytes (`signer`). The tag of data that was written for another instance or by another store does not match.
+//! A record is a Protocol Buffers message, so that fields can be added without a new format. The messages have no `.proto` file: they
+//! are private to Callboard, and some of them are JSON in an export as well.
 
 pub mod check;
 mod consul_registration;
-mod message;
+pub(super) mod message;
 pub mod policy;
 pub mod saved;
-mod signer;
 mod span;
 
+#[cfg(test)]
+pub(super) mod test_values;
 #[cfg(test)]
 mod tests;
 
@@ -29,7 +30,6 @@ use crate::{
 };
 
 pub use consul_registration::RecordConsulRegistration;
-pub use signer::{RecordSigner, unverified_tag};
 
 /// Instance with its lease, as the store keeps them.
 #[derive(Debug, Clone, PartialEq, Eq)]

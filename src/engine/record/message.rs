@@ -1,6 +1,6 @@
 //! Protocol Buffers message of an instance.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use prost::Message;
 
@@ -81,6 +81,7 @@ pub struct RecordLocality {
 }
 
 #[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
 pub struct RecordLease {
     #[prost(bytes = "vec", tag = "1")]
     pub id: Vec<u8>,
@@ -167,6 +168,16 @@ impl InstanceRecord {
             revision: Revision(self.revision),
         };
         Ok(StoredInstance { instance, lease: self.lease.map(RecordLease::into_lease).transpose()? })
+    }
+}
+
+impl fmt::Debug for RecordLease {
+    /// Omits the ids, which are secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecordLease")
+            .field("ttl_ms", &self.ttl_ms)
+            .field("grace_ms", &self.grace_ms)
+            .finish_non_exhaustive()
     }
 }
 
