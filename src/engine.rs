@@ -11,6 +11,7 @@
 //! The meaning of commands belongs to `registry`, and the permission to send them to the protocols.
 
 pub mod disk;
+pub mod etcd;
 mod memory;
 mod policy_log;
 pub mod record;

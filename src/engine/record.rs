@@ -9,6 +9,7 @@ pub(super) mod message;
 pub mod policy;
 pub mod saved;
 mod span;
+pub mod unknown_fields;
 
 #[cfg(test)]
 pub(super) mod test_values;
@@ -25,7 +26,7 @@ use saved::SavedCheckRecord;
 
 use crate::{
     engine::SavedCheck,
-    model::{BootId, CheckId, FieldError, Instance, LeaseId, LeaseTerms},
+    model::{BootId, CheckId, FieldError, Instance, LeaseId, LeaseTerms, Revision},
     registry::{Lease, LeaseTime},
 };
 
@@ -91,6 +92,13 @@ pub enum DecodeError {
     /// The id of a lease or of a boot has a wrong length.
     #[error("invalid lease encoding")]
     Lease,
+}
+
+/// Replaces a stored revision that is 0, for the revision of the record itself, or above it, which no revision in a record can be.
+pub(super) fn resolve_revision(stored: &mut u64, this: Revision) {
+    if *stored == 0 || *stored > this.0 {
+        *stored = this.0;
+    }
 }
 
 /// Decodes the message of the instance under this key.

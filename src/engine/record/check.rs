@@ -10,12 +10,26 @@ use std::sync::Arc;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use super::span::{from_parts, millis, nanos_beyond_millis};
+use super::{
+    resolve_revision,
+    span::{from_parts, millis, nanos_beyond_millis},
+    unknown_fields::{KnownFields, MessageIdentity, NestedMessage},
+};
 use crate::model::{Check, CheckDefinition, CheckId, CheckStatus, FieldError, InstanceChecks, Revision, Thresholds};
 use description::RecordCheckDescription;
 use probe::{RecordPair, RecordProbeTls};
 
 // Field numbers never change.
+
+/// Fields of a [`RecordCheck`].
+pub const CHECK_FIELDS: KnownFields = KnownFields {
+    numbers: &[1..=17, 30..=31, 40..=44, 50..=52],
+    messages: &[
+        NestedMessage { number: 6, fields: &probe::PAIR_FIELDS, identity: MessageIdentity::Fields(&[1, 2]) },
+        NestedMessage { number: 8, fields: &probe::TLS_FIELDS, identity: MessageIdentity::Single },
+        NestedMessage { number: 31, fields: &description::DESCRIPTION_FIELDS, identity: MessageIdentity::Single },
+    ],
+};
 
 /// Check of an instance.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
@@ -97,10 +111,10 @@ pub struct RecordCheck {
     /// Maximum length of the output in bytes. 0: the default.
     #[prost(uint32, tag = "43")]
     output_max_size: u32,
-    /// Revision at which the definition last changed. 0: the one at which the check was added.
-    #[prost(uint64, tag = "44")]
-    #[serde(skip_serializing_if = "is_zero")]
-    definition_revision: u64,
+    /// Revision at which the definition last changed. Absent: the one at which the check was added.
+    #[prost(uint64, optional, tag = "44")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    definition_revision: Option<u64>,
 }
 
 /// Encodes all checks of an instance.
@@ -160,16 +174,18 @@ impl RecordCheck {
             status: check.status.as_str().to_owned(),
             created: check.created.0,
             revision: check.revision.0,
-            definition_revision: if check.definition_revision == check.created {
-                0
-            } else {
-                check.definition_revision.0
-            },
+            definition_revision: (check.definition_revision != check.created).then_some(check.definition_revision.0),
             separate: *separate,
             description: description.as_deref().map(RecordCheckDescription::new),
             output_max_size: *output_max_size,
             ..Self::from_probe(probe)
         }
+    }
+
+    /// Replaces 0, and what is above it, by the revision of this record.
+    pub(super) fn resolve_revisions(&mut self, this: Revision) {
+        let own = [&mut self.created, &mut self.revision].into_iter().chain(&mut self.definition_revision);
+        own.for_each(|revision| resolve_revision(revision, this));
     }
 
     fn to_check(&self) -> Result<Check, FieldError> {
@@ -186,11 +202,11 @@ impl RecordCheck {
             ..CheckDefinition::new(CheckId::parse(&self.id)?, &self.name, self.to_probe()?)
         };
         let check = Check::new(Arc::new(definition.validated_stored()?), status);
-        let defined = if self.definition_revision == 0 { self.created } else { self.definition_revision };
+        let defined = self.definition_revision.filter(|revision| *revision > 0);
         Ok(Check {
             created: Revision(self.created),
             revision: Revision(self.revision),
-            definition_revision: Revision(defined),
+            definition_revision: Revision(defined.unwrap_or(self.created)),
             ..check
         })
     }

@@ -5,9 +5,20 @@ use std::sync::Arc;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use super::{
+    resolve_revision,
+    unknown_fields::{KnownFields, MessageIdentity, NestedMessage},
+};
 use crate::model::{ConsulRegistration, FieldError, Revision};
 
 // Field numbers never change.
+
+/// Fields of a [`RecordConsulRegistration`].
+pub const REGISTRATION_FIELDS: KnownFields = KnownFields {
+    numbers: &[1..=10, 20..=22],
+    messages: &[NestedMessage { number: 4, fields: &TAGGED_ADDRESS_FIELDS, identity: MessageIdentity::Fields(&[1]) }],
+};
+const TAGGED_ADDRESS_FIELDS: KnownFields = KnownFields { numbers: &[1..=3], messages: &[] };
 
 /// Part of a registration that only registrations through the Consul API have.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
@@ -90,6 +101,11 @@ impl RecordConsulRegistration {
         }
     }
 
+    /// Replaces 0, and what is above it, by the revision of this record.
+    pub fn resolve_revisions(&mut self, this: Revision) {
+        resolve_revision(&mut self.description_revision, this);
+    }
+
     /// Decodes the Consul registration.
     ///
     /// # Errors
@@ -124,7 +140,13 @@ impl RecordConsulRegistration {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::unknown_fields::tests::assert_known_fields, *};
+
+    #[test]
+    fn known_fields_of_a_consul_registration_are_those_of_its_messages() {
+        assert_known_fields::<RecordConsulRegistration>(&REGISTRATION_FIELDS, &[]);
+        assert_known_fields::<RecordTaggedAddress>(&TAGGED_ADDRESS_FIELDS, &[]);
+    }
 
     #[test]
     fn consul_registration_survives_encoding() {

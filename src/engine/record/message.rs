@@ -7,7 +7,9 @@ use prost::Message;
 use super::{
     DecodeError, RecordConsulRegistration, StoredInstance, StoredLease,
     check::{self, RecordCheck},
+    consul_registration, resolve_revision,
     span::millis,
+    unknown_fields::{KnownFields, MessageIdentity, NestedMessage},
 };
 use crate::model::{
     Address, BootId, Conditions, Instance, InstanceId, LeaseId, LeaseTerms, Locality, Metadata, Revision, ServiceName,
@@ -15,6 +17,25 @@ use crate::model::{
 };
 
 // Field numbers never change: a number keeps its meaning, or stays unused.
+
+/// Fields of an [`InstanceRecord`].
+pub const INSTANCE_FIELDS: KnownFields = KnownFields {
+    numbers: &[1..=19],
+    messages: &[
+        NestedMessage { number: 1, fields: &ADDRESS_FIELDS, identity: MessageIdentity::Fields(&[1, 2, 3]) },
+        NestedMessage { number: 5, fields: &LOCALITY_FIELDS, identity: MessageIdentity::Single },
+        NestedMessage { number: 12, fields: &LEASE_FIELDS, identity: MessageIdentity::Fields(&[1]) },
+        NestedMessage { number: 14, fields: &check::CHECK_FIELDS, identity: MessageIdentity::Fields(&[1]) },
+        NestedMessage {
+            number: 15,
+            fields: &consul_registration::REGISTRATION_FIELDS,
+            identity: MessageIdentity::Single,
+        },
+    ],
+};
+const ADDRESS_FIELDS: KnownFields = KnownFields { numbers: &[1..=3], messages: &[] };
+const LOCALITY_FIELDS: KnownFields = KnownFields { numbers: &[1..=3], messages: &[] };
+const LEASE_FIELDS: KnownFields = KnownFields { numbers: &[1..=4], messages: &[] };
 
 /// Record of an instance.
 #[derive(Clone, PartialEq, Message)]
@@ -137,6 +158,16 @@ impl InstanceRecord {
         }
     }
 
+    /// Replaces 0, and what is above it, by the revision of this record.
+    pub fn resolve_revisions(&mut self, this: Revision) {
+        let own = [&mut self.revision, &mut self.registered_revision];
+        own.into_iter().for_each(|revision| resolve_revision(revision, this));
+        self.checks.iter_mut().for_each(|check| check.resolve_revisions(this));
+        if let Some(registration) = &mut self.consul_registration {
+            registration.resolve_revisions(this);
+        }
+    }
+
     pub fn into_stored(self, service: &str, id: &str) -> Result<StoredInstance, DecodeError> {
         let addresses = self.addresses.iter().map(|address| (address.host.as_str(), address.port, &*address.name));
         let locality = self.locality.unwrap_or_default();
@@ -201,5 +232,19 @@ impl RecordLease {
                 self.grace_ms.map(Duration::from_millis),
             ),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::unknown_fields::tests::assert_known_fields, *};
+
+    #[test]
+    fn known_fields_of_an_instance_are_those_of_its_messages() {
+        const METADATA: u32 = 3;
+        assert_known_fields::<InstanceRecord>(&INSTANCE_FIELDS, &[METADATA]);
+        assert_known_fields::<RecordAddress>(&ADDRESS_FIELDS, &[]);
+        assert_known_fields::<RecordLocality>(&LOCALITY_FIELDS, &[]);
+        assert_known_fields::<RecordLease>(&LEASE_FIELDS, &[]);
     }
 }

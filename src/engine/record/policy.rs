@@ -5,7 +5,10 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use super::DecodeError;
+use super::{
+    DecodeError, resolve_revision,
+    unknown_fields::{KnownFields, MessageIdentity, NestedMessage},
+};
 use crate::{
     model::{
         Caller, CallerProtocol, FieldError, PolicyDocument, PolicyScope, Revision, ServerActor, ServiceName,
@@ -90,6 +93,17 @@ pub fn parse_policy_key(key: &str) -> Result<PolicyScope, FieldError> {
 
 // Field numbers never change.
 
+/// Fields of a [`PolicyRecord`].
+pub const POLICY_FIELDS: KnownFields = KnownFields {
+    numbers: &[1..=1],
+    messages: &[NestedMessage { number: 1, fields: &REVISION_FIELDS, identity: MessageIdentity::Revision(1) }],
+};
+const REVISION_FIELDS: KnownFields = KnownFields {
+    numbers: &[1..=4],
+    messages: &[NestedMessage { number: 3, fields: &CALLER_FIELDS, identity: MessageIdentity::Single }],
+};
+const CALLER_FIELDS: KnownFields = KnownFields { numbers: &[1..=3], messages: &[] };
+
 /// Record of a policy.
 #[derive(Clone, PartialEq, Message)]
 pub struct PolicyRecord {
@@ -139,6 +153,22 @@ impl PolicyRecord {
             document: document_json(&revision.policy),
         };
         Self { revisions: revisions.iter().map(revision).collect() }
+    }
+
+    /// Replaces 0, and what is above it, by the revision of this record. Earlier revisions that are not in order are of another history,
+    /// and are left out.
+    pub fn resolve_revisions(&mut self, this: Revision) {
+        if let Some(newest) = self.revisions.last_mut() {
+            resolve_revision(&mut newest.revision, this);
+        }
+        let mut next = u64::MAX;
+        let mut kept: Vec<_> = self.revisions.drain(..).rev().collect();
+        kept.retain(|record| {
+            let is_in_order = (1..next).contains(&record.revision);
+            next = if is_in_order { record.revision } else { next };
+            is_in_order
+        });
+        self.revisions.extend(kept.into_iter().rev());
     }
 
     /// Decodes the policy under a key. Earlier revisions that are invalid are skipped.
@@ -230,6 +260,36 @@ impl RecordCaller {
             other => {
                 Err(FieldError::new("caller.kind", other, "is not a kind of caller", "leave it as it was exported"))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::unknown_fields::tests::assert_known_fields, *};
+
+    #[test]
+    fn known_fields_of_a_policy_are_those_of_its_messages() {
+        assert_known_fields::<PolicyRecord>(&POLICY_FIELDS, &[]);
+        assert_known_fields::<PolicyRevisionRecord>(&REVISION_FIELDS, &[]);
+        assert_known_fields::<RecordCaller>(&CALLER_FIELDS, &[]);
+    }
+
+    #[test]
+    fn earlier_revisions_out_of_order_are_left_out() {
+        for (stored, expected) in [
+            (vec![3, 5, 0], vec![3, 5, 9]),
+            (vec![3, 5, 9], vec![3, 5, 9]),
+            (vec![3, 5], vec![3, 5]),
+            (vec![12, 3, 0, 4, 4, 77], vec![3, 4, 9]),
+            (vec![9, 0], vec![9]),
+            (vec![], vec![]),
+        ] {
+            let revision = |revision: &u64| PolicyRevisionRecord { revision: *revision, ..Default::default() };
+            let mut record = PolicyRecord { revisions: stored.iter().map(revision).collect() };
+            record.resolve_revisions(Revision(9));
+            let resolved: Vec<_> = record.revisions.iter().map(|record| record.revision).collect();
+            assert_eq!(resolved, expected, "{stored:?}");
         }
     }
 }

@@ -31,7 +31,7 @@ fn text(longest: usize) -> BoxedStrategy<String> {
     .boxed()
 }
 
-fn maybe(longest: usize) -> BoxedStrategy<Box<str>> {
+pub fn maybe(longest: usize) -> BoxedStrategy<Box<str>> {
     prop_oneof![1 => Just(String::new()), 2 => text(longest)].prop_map(String::into_boxed_str).boxed()
 }
 
@@ -58,7 +58,7 @@ fn check_status() -> BoxedStrategy<CheckStatus> {
     select(vec![CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical]).boxed()
 }
 
-fn service() -> BoxedStrategy<ServiceName> {
+pub fn service() -> BoxedStrategy<ServiceName> {
     prop_oneof![
         6 => text(253).prop_filter_map("a name", |name| ServiceName::parse(&name).ok()),
         1 => Just(node_service()),
@@ -66,7 +66,7 @@ fn service() -> BoxedStrategy<ServiceName> {
     .boxed()
 }
 
-fn id() -> BoxedStrategy<InstanceId> {
+pub fn id() -> BoxedStrategy<InstanceId> {
     prop_oneof![text(253), "[!-~]{1,30}"].prop_filter_map("an id", |id| InstanceId::parse(&id).ok()).boxed()
 }
 
@@ -348,7 +348,7 @@ const DOCUMENTS: [&str; 6] = [
         {"method":"/a.B/*","retry":{"attempts":1},"hash_header":"x-user"}]}"#,
 ];
 
-fn caller() -> BoxedStrategy<Arc<Caller>> {
+pub fn caller() -> BoxedStrategy<Arc<Caller>> {
     let protocol = select(vec![CallerProtocol::Grpc, CallerProtocol::Consul]);
     let client = (protocol, any::<std::net::SocketAddr>(), option::of(text(64)));
     let client = client.prop_map(|(protocol, peer, identity)| {

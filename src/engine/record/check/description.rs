@@ -3,7 +3,10 @@
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use super::super::unknown_fields::KnownFields;
 use crate::model::CheckDescription;
+
+pub const DESCRIPTION_FIELDS: KnownFields = KnownFields { numbers: &[1..=5], messages: &[] };
 
 /// Description that a catalog registration gives of a check.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]

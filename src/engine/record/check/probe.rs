@@ -3,8 +3,11 @@
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use super::RecordCheck;
+use super::{super::unknown_fields::KnownFields, RecordCheck};
 use crate::model::{FieldError, HttpProbe, Probe, ProbeTarget, ProbeTls};
+
+pub const PAIR_FIELDS: KnownFields = KnownFields { numbers: &[1..=2], messages: &[] };
+pub const TLS_FIELDS: KnownFields = KnownFields { numbers: &[1..=2], messages: &[] };
 
 /// Name and value of a header.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]

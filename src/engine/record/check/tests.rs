@@ -1,7 +1,15 @@
 use std::time::Duration;
 
-use super::*;
+use super::{super::unknown_fields::tests::assert_known_fields, *};
 use crate::model::{CheckDescription, HttpProbe, Probe, ProbeTarget, ProbeTls};
+
+#[test]
+fn known_fields_of_a_check_are_those_of_its_messages() {
+    assert_known_fields::<RecordCheck>(&CHECK_FIELDS, &[]);
+    assert_known_fields::<RecordPair>(&probe::PAIR_FIELDS, &[]);
+    assert_known_fields::<RecordProbeTls>(&probe::TLS_FIELDS, &[]);
+    assert_known_fields::<RecordCheckDescription>(&description::DESCRIPTION_FIELDS, &[]);
+}
 
 #[test]
 fn check_of_each_kind_survives_encoding() {

@@ -1,0 +1,56 @@
+//! Expired leases of a service, counted over all replicas.
+//!
+//! Each expiry compares and rewrites this value, so that replicas cannot each spend what self-preservation allows for the service.
+
+use prost::Message;
+
+use crate::{
+    engine::record::{
+        DecodeError,
+        unknown_fields::{KnownFields, UnknownFields},
+    },
+    model::UnixMillis,
+};
+
+const KNOWN: KnownFields = KnownFields { numbers: &[1..=2], messages: &[] };
+
+/// Number of expired leases of a service since the start of a window.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExpirationWindow {
+    /// Number of expired leases.
+    pub count: u64,
+    /// Start of the window, by the wall clock of the replica that started it.
+    pub start: UnixMillis,
+    /// Fields that this version does not know.
+    pub unknown: UnknownFields,
+}
+
+// Field numbers never change.
+
+#[derive(Clone, PartialEq, Message)]
+struct ExpirationMessage {
+    #[prost(uint64, tag = "1")]
+    count: u64,
+    #[prost(uint64, tag = "2")]
+    start_ms: u64,
+}
+
+impl ExpirationWindow {
+    /// Encodes the value.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let message = ExpirationMessage { count: self.count, start_ms: self.start.0 };
+        self.unknown.add_to(message.encode_to_vec(), &KNOWN)
+    }
+
+    /// Decodes the value.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes are not a message of this kind.
+    pub fn decode(value: &[u8]) -> Result<Self, DecodeError> {
+        let ExpirationMessage { count, start_ms } =
+            ExpirationMessage::decode(value).map_err(|_| DecodeError::Message)?;
+        Ok(Self { count, start: UnixMillis(start_ms), unknown: UnknownFields::of(value, &KNOWN, 0) })
+    }
+}
