@@ -4,6 +4,8 @@
 
 mod connections;
 mod dns;
+#[cfg(target_os = "linux")]
+mod process;
 mod registrar;
 mod tls;
 mod views;
@@ -13,7 +15,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
 
@@ -187,6 +189,8 @@ impl Metrics {
         let build: Family<VersionLabel, Gauge> =
             registrar.gauge_family("build_info", "Version of the running process; the value is always 1", version);
         build.get_or_create(&VersionLabel { version: env!("CARGO_PKG_VERSION") }).set(1);
+        #[cfg(target_os = "linux")]
+        process::register(&mut registrar);
         let worker = || vec![Label::new("worker", &[])];
         let propagation = registrar.histogram_family(
             "propagation_delay_seconds",
@@ -253,7 +257,7 @@ impl Metrics {
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = encode(&mut text, self.registrar.lock().registry());
+        let _ = self.registrar.lock().encode(&mut text);
         text
     }
 }

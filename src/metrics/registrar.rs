@@ -1,14 +1,19 @@
 //! Registration of metrics together with the description that the reference page and its test use.
 
-use std::{fmt::Debug, hash::Hash};
+use std::{
+    fmt::{self, Debug},
+    hash::Hash,
+};
 
+#[cfg(target_os = "linux")]
+use prometheus_client::collector::Collector;
 use prometheus_client::{
-    encoding::EncodeLabelSet,
+    encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
-/// Prefix of every metric's name.
+/// Prefix of the names of metrics, except for those of collectors.
 const PREFIX: &str = "callboard";
 
 /// Values of the label `listener`.
@@ -37,6 +42,14 @@ impl MetricType {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
             Self::Histogram => "histogram",
+        }
+    }
+
+    /// Returns what `OpenMetrics` appends to the name of a metric with one sample.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Counter => "_total",
+            Self::Gauge | Self::Histogram => "",
         }
     }
 }
@@ -73,12 +86,14 @@ pub struct MetricDescription {
 #[derive(Debug)]
 pub(super) struct Registrar {
     registry: Registry,
+    /// Metrics whose names have no prefix.
+    collectors: Registry,
     descriptions: Vec<MetricDescription>,
 }
 
 impl Registrar {
     pub(super) fn new() -> Self {
-        Self { registry: Registry::with_prefix(PREFIX), descriptions: Vec::new() }
+        Self { registry: Registry::with_prefix(PREFIX), collectors: Registry::default(), descriptions: Vec::new() }
     }
 
     pub(super) fn counter(&mut self, name: &'static str, help: &'static str) -> Counter {
@@ -147,9 +162,27 @@ impl Registrar {
         family
     }
 
-    /// Returns the registry, which encodes all metrics.
-    pub(super) fn registry(&self) -> &Registry {
-        &self.registry
+    /// Registers metrics without a prefix that the collector computes at each scrape: names without suffix, types, help texts.
+    #[cfg(target_os = "linux")]
+    pub(super) fn collector(
+        &mut self,
+        collector: impl Collector,
+        metrics: &[(&'static str, MetricType, &'static str)],
+    ) {
+        self.collectors.register_collector(Box::new(collector));
+        let described = metrics.iter().map(|&(name, kind, help)| MetricDescription {
+            name: format!("{name}{}", kind.suffix()),
+            kind,
+            labels: Vec::new(),
+            help,
+        });
+        self.descriptions.extend(described);
+    }
+
+    /// Writes all metrics in the text format of `OpenMetrics`.
+    pub(super) fn encode(&self, writer: &mut impl fmt::Write) -> fmt::Result {
+        text::encode_registry(writer, &self.registry)?;
+        text::encode(writer, &self.collectors)
     }
 
     /// Returns the description of every metric, sorted by name.
@@ -160,8 +193,8 @@ impl Registrar {
     }
 
     fn describe(&mut self, name: &'static str, kind: MetricType, help: &'static str, labels: Vec<Label>) {
-        let suffix = if kind == MetricType::Counter { "_total" } else { "" };
-        self.descriptions.push(MetricDescription { name: format!("{PREFIX}_{name}{suffix}"), kind, labels, help });
+        let name = format!("{PREFIX}_{name}{}", kind.suffix());
+        self.descriptions.push(MetricDescription { name, kind, labels, help });
     }
 }
 
