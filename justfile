@@ -75,7 +75,7 @@ buf: tools
     buf lint
     bash .ci/contract
 
-# Clients in other languages against a debug build: all, or some of go python java node tools consul xds
+# Clients in other languages against a debug build: all, or some of go python java node tools consul xds pages deploy
 interop *suites:
     cargo build --locked
     tests/interop/run {{ suites }}

@@ -13,6 +13,7 @@ const DOCUMENTS: &[&str] = &[
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "README.md",
+    "deploy/README.md",
     "deploy/systemd/README.md",
     "tests/interop/README.md",
 ];
@@ -160,6 +161,7 @@ fn help(arguments: &[&str]) -> String {
 /// Flags of other programs that the documents name.
 const OTHER_FLAGS: &[&str] = &[
     "--bind",
+    "--build",
     "--check",
     "--example",
     "--full",

@@ -23,6 +23,7 @@ macro_rules! suites {
 
 suites! {
     consul: "needs Go, Python, Node.js, HAProxy and dig: just interop consul",
+    deploy: "needs Go and Python: just interop deploy",
     go: "needs Go: just interop go",
     java: "needs Java and Maven: just interop java",
     node: "needs Node.js: just interop node",
