@@ -15,6 +15,7 @@
 //! | `policy` | the document of a policy |
 //! | `registry` | commands, time and reads, compared with a naive model |
 //! | `record` | a record of an instance or a policy |
+//! | `etcd` | a key or a value of a registry in etcd |
 //! | `import` | lines of an export |
 //! | `http2` | bytes of a peer on a gRPC connection |
 //! | `http1` | bytes of a peer on an HTTP connection |
@@ -24,6 +25,7 @@
 mod client;
 mod config;
 mod dns;
+mod etcd;
 mod filter;
 mod http;
 mod input_cursor;
@@ -60,6 +62,7 @@ pub const TARGETS: &[FuzzTarget] = &[
     FuzzTarget { name: "policy", run: policy::run, inputs: 4_000 },
     FuzzTarget { name: "registry", run: registry::run, inputs: 200 },
     FuzzTarget { name: "record", run: record::run, inputs: 4_000 },
+    FuzzTarget { name: "etcd", run: etcd::run, inputs: 4_000 },
     FuzzTarget { name: "import", run: record::import, inputs: 2_000 },
     FuzzTarget { name: "http2", run: http::two, inputs: 300 },
     FuzzTarget { name: "http1", run: http::one, inputs: 300 },

@@ -40,4 +40,4 @@ pub use keys::{ForeignKey, KeySpace, RegistryKey};
 pub use policy_value::PolicyValue;
 pub use position::{CommitPosition, CommitSlot};
 pub use registry_meta::{MetaError, RegistryMeta};
-pub use replica_session::{ReplicaSession, SessionEpoch, SessionId};
+pub use replica_session::{ReplicaSession, SessionId};

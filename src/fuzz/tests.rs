@@ -107,7 +107,7 @@ macro_rules! targets {
     };
 }
 
-targets!(filter token messages xds client config policy registry record import http2 http1 dns);
+targets!(filter token messages xds client config policy registry record etcd import http2 http1 dns);
 
 /// A target needs an entry in `TARGETS`, a test in this file, a program for cargo-fuzz and seeds.
 #[test]

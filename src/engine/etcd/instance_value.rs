@@ -2,10 +2,7 @@
 
 use prost::Message;
 
-use super::{
-    position::{CommitPosition, CommitSlot},
-    replica_session::SessionEpoch,
-};
+use super::position::{CommitPosition, CommitSlot};
 use crate::{
     engine::record::{
         DecodeError, StoredInstance, StoredLease,
@@ -13,6 +10,7 @@ use crate::{
         unknown_fields::{KnownFields, MessageIdentity, NestedMessage, UnknownFields},
     },
     model::{FieldError, Instance, InstanceId, ServiceName},
+    registry::SessionEpoch,
 };
 
 const KNOWN: KnownFields = KnownFields {

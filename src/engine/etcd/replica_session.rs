@@ -6,7 +6,8 @@ use prost::Message;
 
 use crate::{engine::record::DecodeError, model::UnixMillis};
 
-/// Random id of a session, in its key.
+/// Random id of a session, in its key. The revision of etcd at which the key was created is the epoch of the session, which stands for
+/// it everywhere else ([`SessionEpoch`](crate::registry::SessionEpoch)).
 ///
 /// It is not the name of the replica: a replica that is killed and started again need not wait until its former session expires, and
 /// two replicas with one name do not end each other's sessions.
@@ -26,16 +27,6 @@ impl fmt::Display for SessionId {
     /// Writes 16 hex digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
-    }
-}
-
-/// Revision of etcd at which the key of a session was created. It stands for the session everywhere; 0 is no session.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionEpoch(pub u64);
-
-impl fmt::Display for SessionEpoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 

@@ -7,7 +7,7 @@ use proptest::{collection::vec, option, prelude::*};
 
 use super::{
     BatchNote, CommitPosition, CommitSlot, ExpirationWindow, InstanceValue, PolicyValue, RegistryMeta, ReplicaSession,
-    SessionEpoch, SessionHolder,
+    SessionHolder,
 };
 use crate::{
     engine::record::{
@@ -20,7 +20,7 @@ use crate::{
         Check, ConsulRegistration, Incarnation, Instance, InstanceChecks, PolicyScope, Revision, UnixMillis,
         node_service,
     },
-    registry::{PolicyRevision, test_support},
+    registry::{PolicyRevision, SessionEpoch, test_support},
 };
 
 fn slot() -> impl Strategy<Value = CommitSlot> {
