@@ -184,8 +184,10 @@ impl RecordCheck {
 
     /// Replaces 0, and what is above it, by the revision of this record.
     pub(super) fn resolve_revisions(&mut self, this: Revision) {
-        let own = [&mut self.created, &mut self.revision].into_iter().chain(&mut self.definition_revision);
-        own.for_each(|revision| resolve_revision(revision, this));
+        let own = [&mut self.created, &mut self.revision];
+        for revision in own.into_iter().chain(&mut self.definition_revision) {
+            resolve_revision(revision, this);
+        }
     }
 
     fn to_check(&self) -> Result<Check, FieldError> {

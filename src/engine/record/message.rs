@@ -160,9 +160,12 @@ impl InstanceRecord {
 
     /// Replaces 0, and what is above it, by the revision of this record.
     pub fn resolve_revisions(&mut self, this: Revision) {
-        let own = [&mut self.revision, &mut self.registered_revision];
-        own.into_iter().for_each(|revision| resolve_revision(revision, this));
-        self.checks.iter_mut().for_each(|check| check.resolve_revisions(this));
+        for revision in [&mut self.revision, &mut self.registered_revision] {
+            resolve_revision(revision, this);
+        }
+        for check in &mut self.checks {
+            check.resolve_revisions(this);
+        }
         if let Some(registration) = &mut self.consul_registration {
             registration.resolve_revisions(this);
         }
