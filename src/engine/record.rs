@@ -80,9 +80,6 @@ impl StoredInstance {
 /// Error of bytes that are not a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// The tag does not belong to these bytes under this key in this store.
-    #[error("the tag does not match the data")]
-    Tag,
     /// The bytes are not a Protocol Buffers message of a record.
     #[error("the bytes are not a valid message")]
     Message,

@@ -2,8 +2,11 @@
 
 use crate::{
     engine::{
-        disk::{export, signer::RecordSigner},
-        record::{DecodeError, StoredInstance, decode, decode_policy},
+        disk::{
+            export,
+            signer::{RecordSigner, TagMismatch},
+        },
+        record::{StoredInstance, decode, decode_policy},
     },
     model::Revision,
 };
@@ -11,8 +14,8 @@ use crate::{
 /// Verifies that a record without the tag of the store is rejected, and that a message of an instance or a policy survives encoding.
 pub(super) fn run(input: &[u8]) {
     let signer = RecordSigner::new(7);
-    assert_eq!(signer.verify("web", "a", input), Err(DecodeError::Tag), "the input cannot know the key");
-    assert_eq!(signer.verify_policy("web", input), Err(DecodeError::Tag), "the input cannot know the key");
+    assert_eq!(signer.verify("web", "a", input), Err(TagMismatch), "the input cannot know the key");
+    assert_eq!(signer.verify_policy("web", input), Err(TagMismatch), "the input cannot know the key");
     if let Ok(stored) = decode_policy("web", input) {
         let (bytes, _) = signer.encode_policy("web", &stored.revisions);
         let Ok((message, _)) = signer.verify_policy("web", &bytes) else { panic!("{stored:?} fails verification") };

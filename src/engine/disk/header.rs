@@ -2,8 +2,7 @@
 
 use prost::Message;
 
-use super::signer::RecordSigner;
-use crate::engine::record::DecodeError;
+use super::signer::{RecordSigner, TagMismatch};
 
 /// State of a store as a whole, stored as a Protocol Buffers message followed by a tag. Field numbers never change.
 #[derive(Clone, PartialEq, Message)]
@@ -48,10 +47,10 @@ impl StoreHeader {
     ///
     /// # Errors
     ///
-    /// When the tag or the message is wrong.
-    pub fn verify(bytes: &[u8], signer: RecordSigner) -> Result<Self, DecodeError> {
+    /// When the tag is wrong, or it is that of other bytes than a header, which no version writes.
+    pub fn verify(bytes: &[u8], signer: RecordSigner) -> Result<Self, TagMismatch> {
         let (message, _) = signer.verify("", "state", bytes)?;
-        Self::decode(message).map_err(|_| DecodeError::Message)
+        Self::decode(message).map_err(|_| TagMismatch)
     }
 
     /// Returns the bytes to store.

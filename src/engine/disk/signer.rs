@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher24;
 use crate::{
     engine::{
         SavedCheck,
-        record::{DecodeError, StoredLease, message::InstanceRecord, policy::PolicyRecord, saved::SavedCheckRecord},
+        record::{StoredLease, message::InstanceRecord, policy::PolicyRecord, saved::SavedCheckRecord},
     },
     model::{CheckId, Instance},
     registry::PolicyRevision,
@@ -19,6 +19,11 @@ use crate::{
 const TAG_BYTES: usize = 8;
 /// Place of the id in the tags of policies. It has a space, which no id has.
 const POLICY_ID: &str = "a policy";
+
+/// Error of a tag that does not belong to these bytes under this key in this store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the tag does not match the data")]
+pub struct TagMismatch;
 
 /// Makes and verifies the tags of one store: `SipHash`-2-4 of key and message under a random key of the store.
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +89,7 @@ impl RecordSigner {
     /// # Errors
     ///
     /// When the tag is wrong.
-    pub fn verify_policy<'a>(self, key: &str, bytes: &'a [u8]) -> Result<(&'a [u8], u64), DecodeError> {
+    pub fn verify_policy<'a>(self, key: &str, bytes: &'a [u8]) -> Result<(&'a [u8], u64), TagMismatch> {
         self.verify(key, POLICY_ID, bytes)
     }
 
@@ -93,10 +98,10 @@ impl RecordSigner {
     /// # Errors
     ///
     /// When the tag is wrong.
-    pub fn verify<'a>(self, service: &str, id: &str, bytes: &'a [u8]) -> Result<(&'a [u8], u64), DecodeError> {
-        let (message, tag) = bytes.split_last_chunk::<TAG_BYTES>().ok_or(DecodeError::Tag)?;
+    pub fn verify<'a>(self, service: &str, id: &str, bytes: &'a [u8]) -> Result<(&'a [u8], u64), TagMismatch> {
+        let (message, tag) = bytes.split_last_chunk::<TAG_BYTES>().ok_or(TagMismatch)?;
         let tag = u64::from_be_bytes(*tag);
-        if tag == self.tag(service, id, message) { Ok((message, tag)) } else { Err(DecodeError::Tag) }
+        if tag == self.tag(service, id, message) { Ok((message, tag)) } else { Err(TagMismatch) }
     }
 }
 

@@ -3,8 +3,8 @@
 use super::*;
 use crate::{
     engine::{
-        disk::signer::{RecordSigner, unverified_tag},
-        record::{DecodeError, StoredLease, decode},
+        disk::signer::{RecordSigner, TagMismatch, unverified_tag},
+        record::{StoredLease, decode},
     },
     model::{BootId, Conditions, LeaseId, Locality, Metadata, Tags, UnixMillis},
     registry::test_support::entry,
@@ -44,10 +44,10 @@ fn record_with_flipped_bit_or_missing_end_fails_verification() {
     for bit in 0..bytes.len() * 8 {
         let mut bytes = bytes.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
-        assert_eq!(signer().verify("web", "a", &bytes), Err(DecodeError::Tag));
+        assert_eq!(signer().verify("web", "a", &bytes), Err(TagMismatch));
     }
     for length in 0..bytes.len() {
-        assert_eq!(signer().verify("web", "a", &bytes[..length]), Err(DecodeError::Tag));
+        assert_eq!(signer().verify("web", "a", &bytes[..length]), Err(TagMismatch));
     }
 }
 
@@ -55,7 +55,7 @@ fn record_with_flipped_bit_or_missing_end_fails_verification() {
 fn record_of_another_instance_or_store_fails_verification() {
     let (bytes, _) = signer().encode_instance(&stored().instance, None);
     for (service, id) in [("web", "b"), ("we", "ba"), ("weba", "")] {
-        assert_eq!(signer().verify(service, id, &bytes), Err(DecodeError::Tag));
+        assert_eq!(signer().verify(service, id, &bytes), Err(TagMismatch));
     }
-    assert_eq!(RecordSigner::new(9).verify("web", "a", &bytes), Err(DecodeError::Tag));
+    assert_eq!(RecordSigner::new(9).verify("web", "a", &bytes), Err(TagMismatch));
 }
