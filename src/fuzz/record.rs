@@ -33,12 +33,14 @@ pub(super) fn run(input: &[u8]) {
 
 /// Verifies that an export which is valid survives another export.
 pub(super) fn import(input: &[u8]) {
-    let Ok(records) = export::read(input, |_| {}) else { return };
+    let Ok(mut records) = export::read(input, |_| {}) else { return };
     assert!(records.revision <= Revision(1 << 62), "no registry reaches the revision");
     let newest = |StoredInstance { instance, .. }: &StoredInstance| instance.revision.max(instance.registered_revision);
     assert!(records.instances.iter().all(|stored| newest(stored) <= records.revision));
     let mut lines = Vec::new();
     assert!(export::write(&records, &mut lines, || {}).is_ok());
     let Ok(read) = export::read(&*lines, |_| {}) else { panic!("{}", String::from_utf8_lossy(&lines)) };
+    // An export leaves out the revisions that were skipped.
+    records.policies.iter_mut().for_each(|stored| stored.skipped.clear());
     assert_eq!(read, records);
 }
