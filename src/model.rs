@@ -27,7 +27,7 @@ pub use caller::{Caller, CallerProtocol, ServerActor};
 pub(crate) use check::MAX_DESCRIBED_OUTPUT_BYTES;
 pub use check::{
     Check, CheckDefinition, CheckDescription, CheckId, CheckStatus, HttpProbe, InstanceChecks, Probe, ProbeTarget,
-    ProbeTls, Thresholds,
+    ProbeTls, ShownChecks, Thresholds,
 };
 pub use consul_registration::{ConsulRegistration, TaggedAddress};
 pub use field_error::FieldError;

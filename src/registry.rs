@@ -109,8 +109,8 @@ pub trait ChangeListener: Send + Sync + std::fmt::Debug {
     fn topics_changed(&self, _topics: &dyn Fn() -> BTreeSet<ServiceName>) {}
     /// Called with each changed policy by the writer, which holds no lock: as for [`Self::changed`].
     fn policy_changed(&self, _scope: &PolicyScope) {}
-    /// Called with each entry whose holder changed by the writer, which holds no lock: as for [`Self::changed`], also if readers see
-    /// no change.
+    /// Called with each entry whose holder changed, and with each entry that changed in a way that readers do not see, by the writer,
+    /// which holds no lock: as for [`Self::changed`]. A change that readers see, too, is passed to both.
     fn holder_changed(&self, _entry: &Arc<Entry>) {}
 }
 
@@ -213,6 +213,12 @@ impl Registry {
     #[must_use]
     pub fn session(&self) -> SessionEpoch {
         SessionEpoch(self.session.load(Ordering::Relaxed))
+    }
+
+    /// Returns whether several replicas share the registry.
+    #[must_use]
+    pub fn has_replicas(&self) -> bool {
+        self.session() != SessionEpoch::default()
     }
 
     /// Returns whether this process holds an entry: it ends the lease of the entry if heartbeats stay away, and runs its checks.

@@ -72,6 +72,9 @@ pub struct Check {
     pub revision: Revision,
     /// Revision of the last change of the definition. It identifies the definition among those that the check has had.
     pub definition_revision: Revision,
+    /// Number of announced reports: reports that arrived at replicas which do not hold the instance, and that they told the holder of.
+    /// Readers do not see it. Wraps around.
+    pub announced_reports: u32,
 }
 
 impl Check {
@@ -79,13 +82,31 @@ impl Check {
     #[must_use]
     pub fn new(definition: Arc<CheckDefinition>, status: CheckStatus) -> Self {
         let unset = Revision::default();
-        Self { definition, status, created: unset, revision: unset, definition_revision: unset }
+        Self { definition, status, created: unset, revision: unset, definition_revision: unset, announced_reports: 0 }
     }
 
     /// Id of the check.
     #[must_use]
     pub fn id(&self) -> &CheckId {
         &self.definition.id
+    }
+
+    /// Returns whether readers see no difference between two states of a check.
+    fn is_shown_like(&self, other: &Self) -> bool {
+        let Self { definition, status, created, revision, definition_revision, announced_reports: _ } = self;
+        (definition, status, created, revision, definition_revision)
+            == (&other.definition, &other.status, &other.created, &other.revision, &other.definition_revision)
+    }
+}
+
+/// Checks as readers see them, to compare two states.
+#[derive(Debug, Clone, Copy)]
+pub struct ShownChecks<'a>(&'a InstanceChecks);
+
+impl PartialEq for ShownChecks<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let (own, other) = (self.0.iter(), other.0.iter());
+        own.len() == other.len() && own.zip(other).all(|(one, other)| one.is_shown_like(other))
     }
 }
 
@@ -118,6 +139,12 @@ impl InstanceChecks {
     /// Iterates over the checks.
     pub fn iter(&self) -> std::slice::Iter<'_, Check> {
         self.0.iter()
+    }
+
+    /// Returns the checks as readers see them, to compare two states.
+    #[must_use]
+    pub fn shown(&self) -> ShownChecks<'_> {
+        ShownChecks(self)
     }
 
     /// Number of checks.

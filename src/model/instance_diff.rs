@@ -115,7 +115,7 @@ impl Instance {
             metadata: *metadata != after.metadata,
             weight: *weight != after.weight,
             locality: *locality != after.locality,
-            checks: *checks != after.checks,
+            checks: checks.shown() != after.checks.shown(),
             status: self.status() != after.status(),
             draining: conditions.draining && consul_registration.is_some(),
             node_conditions: conditions.node,

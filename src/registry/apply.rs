@@ -31,7 +31,8 @@ impl Registry {
         self.listener.topics_changed(&|| self.consul_index.topics(event));
     }
 
-    /// Calls the listener with an entry whose holder changed. Call it without any lock, as [`Self::notify`].
+    /// Calls the listener with an entry whose holder changed, or that changed without an event. Only engines with several replicas have
+    /// such changes that matter to a listener. Call it without any lock, as [`Self::notify`].
     pub fn notify_holder(&self, entry: &Arc<Entry>) {
         self.listener.holder_changed(entry);
     }

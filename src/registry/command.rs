@@ -41,8 +41,8 @@ pub enum Command {
     Suspect(Arc<Lease>),
     /// Removes the suspect mark after a heartbeat.
     Recover(Arc<Lease>),
-    /// Makes the replica that submits the command the holder of an instance, because a heartbeat for its lease has arrived there, or
-    /// because its holder is gone. Only engines with several replicas submit it.
+    /// Makes the replica that submits the command the holder of an instance, because a heartbeat for its lease or a report for its check
+    /// has arrived there, or because its holder is gone. Only engines with several replicas submit it.
     Claim {
         /// Service of the instance.
         service: ServiceName,
@@ -64,6 +64,18 @@ pub enum Command {
         definition_revision: Option<Revision>,
         /// New status.
         status: CheckStatus,
+    },
+    /// Tells the replica that holds an instance of a report for a TTL check, so that the TTL starts again there, and sets the reported
+    /// status. Only a replica that does not hold the instance submits it.
+    AnnounceReport {
+        /// Service of the instance.
+        service: ServiceName,
+        /// Instance.
+        id: InstanceId,
+        /// Check.
+        check: CheckId,
+        /// Reported status. `None`: the present status is the reported one.
+        status: Option<CheckStatus>,
     },
     /// Adds a check, or replaces its definition.
     AddCheck {
@@ -293,6 +305,7 @@ impl Command {
             | Self::Update { service, id, .. }
             | Self::Claim { service, id, .. }
             | Self::SetCheckStatus { service, id, .. }
+            | Self::AnnounceReport { service, id, .. }
             | Self::AddCheck { service, id, .. }
             | Self::RemoveCheck { service, id, .. }
             | Self::Reap { service, id, .. }
@@ -314,6 +327,7 @@ impl Command {
             | Self::Recover(_)
             | Self::Claim { .. }
             | Self::SetCheckStatus { .. }
+            | Self::AnnounceReport { .. }
             | Self::RemoveCheck { .. }
             | Self::Reap { .. }
             | Self::RefreshNodeStatus { .. } => &[],

@@ -362,7 +362,7 @@ fn shown_checks(instance: &Instance) -> Option<impl PartialEq> {
     let is_draining = conditions.operator_draining || conditions.self_draining;
     let has_own_checks = consul_registration.is_none() || is_draining;
     let revision = has_own_checks.then_some((*revision, is_draining));
-    (has_own_checks || !checks.is_empty()).then_some((checks, tags, revision))
+    (has_own_checks || !checks.is_empty()).then_some((checks.shown(), tags, revision))
 }
 
 /// Key of a node in the [`NodeTable`].

@@ -16,8 +16,8 @@ use crate::model::{
     CheckStatus, Conditions, Instance, InstanceChecks, InstanceId, LeaseId, LeaseTerms, Revision, ServiceName,
 };
 use check::{
-    decide_change, decide_reap, decide_refresh_node_status, decide_register_without_lease, merge_checks, remove_check,
-    set_check_status,
+    announce_report, decide_change, decide_reap, decide_refresh_node_status, decide_register_without_lease,
+    merge_checks, remove_check, set_check_status,
 };
 
 /// Decision about a command.
@@ -157,6 +157,9 @@ pub fn decide(
             decide_change(present, service, id, |instance| {
                 set_check_status(instance, check, definition_revision, status)
             })
+        }
+        Command::AnnounceReport { service, id, check, status } => {
+            decide_change(present, service, id, |instance| announce_report(instance, check, status))
         }
         Command::AddCheck { service, id, check } => decide_change(present, service, id, |instance| {
             instance.checks = merge_checks(&instance.checks, &context.taken, vec![check], false)?;

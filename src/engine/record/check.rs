@@ -23,7 +23,7 @@ use probe::{RecordPair, RecordProbeTls};
 
 /// Fields of a [`RecordCheck`].
 pub const CHECK_FIELDS: KnownFields = KnownFields {
-    numbers: &[1..=17, 30..=31, 40..=44, 50..=52],
+    numbers: &[1..=17, 30..=31, 40..=45, 50..=52],
     messages: &[
         NestedMessage { number: 6, fields: &probe::PAIR_FIELDS, identity: MessageIdentity::Fields(&[1, 2]) },
         NestedMessage { number: 8, fields: &probe::TLS_FIELDS, identity: MessageIdentity::Single },
@@ -115,6 +115,10 @@ pub struct RecordCheck {
     #[prost(uint64, optional, tag = "44")]
     #[serde(skip_serializing_if = "Option::is_none")]
     definition_revision: Option<u64>,
+    /// Number of reports that replicas which do not hold the instance told the holder of.
+    #[prost(uint32, tag = "45")]
+    #[serde(skip_serializing_if = "is_zero")]
+    announced_reports: u32,
 }
 
 /// Encodes all checks of an instance.
@@ -175,6 +179,7 @@ impl RecordCheck {
             created: check.created.0,
             revision: check.revision.0,
             definition_revision: (check.definition_revision != check.created).then_some(check.definition_revision.0),
+            announced_reports: check.announced_reports,
             separate: *separate,
             description: description.as_deref().map(RecordCheckDescription::new),
             output_max_size: *output_max_size,
@@ -209,6 +214,7 @@ impl RecordCheck {
             created: Revision(self.created),
             revision: Revision(self.revision),
             definition_revision: Revision(defined.unwrap_or(self.created)),
+            announced_reports: self.announced_reports,
             ..check
         })
     }

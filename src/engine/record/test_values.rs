@@ -218,13 +218,14 @@ pub fn definition() -> BoxedStrategy<CheckDefinition> {
 }
 
 fn checks() -> BoxedStrategy<InstanceChecks> {
-    let one = (definition(), check_status(), revision(), revision(), revision());
-    let one = one.prop_map(|(definition, verdict, created, revision, defined)| Check {
+    let one = (definition(), check_status(), revision(), revision(), revision(), any::<u32>());
+    let one = one.prop_map(|(definition, verdict, created, revision, defined, announced_reports)| Check {
         definition: Arc::new(definition),
         status: verdict,
         created,
         revision,
         definition_revision: created.max(defined),
+        announced_reports,
     });
     vec(one, 0..4).prop_filter_map("different ids", |checks| InstanceChecks::new(checks).ok()).boxed()
 }

@@ -144,6 +144,23 @@ pub(super) fn set_check_status(
     Ok(())
 }
 
+/// Counts a report that arrived at a replica which does not hold the instance, and sets the reported status.
+pub(super) fn announce_report(
+    instance: &mut Instance,
+    check: CheckId,
+    status: Option<CheckStatus>,
+) -> Result<(), CommandError> {
+    let mut checks: Vec<Check> = instance.checks.iter().cloned().collect();
+    let Some(known) = checks.iter_mut().find(|known| *known.id() == check) else {
+        let (service, id) = (instance.service.clone(), instance.id.clone());
+        return Err(CommandError::NoSuchCheck { service, id, check });
+    };
+    known.announced_reports = known.announced_reports.wrapping_add(1);
+    known.status = status.unwrap_or(known.status);
+    instance.checks = InstanceChecks::new(checks)?;
+    Ok(())
+}
+
 pub(super) fn remove_check(
     instance: &mut Instance,
     check: CheckId,

@@ -3,10 +3,16 @@
 use std::time::Duration;
 
 use super::super::{
-    test_support::{NoListener, at, id, name, register},
+    test_support::{NoListener, at, description, id, name, register},
     *,
 };
-use crate::model::{BootId, Incarnation, LeaseId, LeaseTerms, ServerActor};
+use crate::{
+    engine::Memory,
+    model::{
+        BootId, CheckDefinition, CheckId, CheckStatus, ConsulRegistration, Incarnation, LeaseId, LeaseTerms, Probe,
+        ServerActor,
+    },
+};
 
 const HERE: SessionEpoch = SessionEpoch(7);
 const ELSEWHERE: SessionEpoch = SessionEpoch(8);
@@ -207,4 +213,37 @@ fn entry_has_revision_of_last_change_that_no_reader_sees() {
     assert_eq!(second.instance.revision, first.instance.revision);
     assert_eq!(second.modified, replica.0.applied());
     assert!(second.modified > first.modified);
+}
+
+#[test]
+fn announced_report_is_seen_by_readers_only_if_it_changes_the_status() {
+    let engine = Memory::new(Incarnation(1), at(0), Arc::new(NoListener));
+    let check = || CheckId::parse("c").unwrap();
+    let definition = CheckDefinition::new(check(), "c", Probe::Ttl);
+    let registration = RegisterWithoutLease {
+        service: name("web"),
+        id: id("a"),
+        description: description(&[], 1),
+        consul_registration: ConsulRegistration { id: "a".into(), ..ConsulRegistration::default() },
+        checks: vec![NewCheck { definition: definition.into(), status: CheckStatus::Passing }],
+        replace_checks: true,
+    };
+    engine.submit(Command::RegisterWithoutLease(Box::new(registration)), at(0)).unwrap();
+    let seen = || {
+        let registry = engine.registry();
+        let events = registry.events(None, Revision(u64::MAX), 10).len();
+        (events, registry.consul_index().checks_changed(), registry.view_revision(&name("web")))
+    };
+    let announce = |status| {
+        let command = Command::AnnounceReport { service: name("web"), id: id("a"), check: check(), status };
+        engine.submit(command, at(0)).unwrap().entry.unwrap()
+    };
+    let before = seen();
+    let entry = announce(None);
+    assert_eq!(entry.instance.checks.get("c").unwrap().announced_reports, 1);
+    assert!(entry.modified > entry.instance.revision);
+    assert_eq!(seen(), before);
+    let entry = announce(Some(CheckStatus::Critical));
+    let known = entry.instance.checks.get("c").unwrap();
+    assert_eq!((known.status, known.announced_reports, seen().0), (CheckStatus::Critical, 2, before.0 + 1));
 }
