@@ -16,6 +16,8 @@ mod memory;
 mod policy_log;
 pub mod record;
 mod saved_check;
+#[cfg(test)]
+pub(crate) mod test_replicas;
 mod write_request;
 
 use std::{

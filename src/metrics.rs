@@ -72,7 +72,7 @@ pub struct Metrics {
     pub revision: Gauge,
     /// Open blocking queries of Consul's API.
     pub blocking_queries: Gauge,
-    /// Health checks.
+    /// Health checks that this process runs.
     pub checks: Gauge,
     /// Results of health checks: probes made and reports received.
     pub check_results: Counter,
@@ -227,7 +227,7 @@ impl Metrics {
             settling: gauge("settling", "1 while the registry settles after a start that lost registrations"),
             revision: gauge("revision", "Newest revision of the registry"),
             blocking_queries: gauge("blocking_queries", "Open blocking queries of Consul's API"),
-            checks: gauge("checks", "Health checks"),
+            checks: gauge("checks", "Health checks that this process runs"),
             heartbeats: HeartbeatMetrics::new(&mut registrar),
             watch: WatchMessages::new(&mut registrar),
             store: StoreMetrics::new(&mut registrar),

@@ -137,6 +137,20 @@ impl Commands {
         engine::expire(&*self.0.engine, now)
     }
 
+    /// Returns whether leases and TTLs may expire now: [`Engine::may_expire`].
+    #[must_use]
+    pub fn may_expire(&self) -> bool {
+        self.0.engine.may_expire()
+    }
+
+    /// Makes this replica the holder of an instance without a lease, unless it is already. Returns at once.
+    pub fn claim_without_lease(&self, service: &ServiceName, id: &InstanceId) {
+        let entry = self.registry().get(service, id.as_str());
+        if entry.is_some_and(|entry| entry.lease.is_none() && !self.registry().holds(&entry)) {
+            self.0.engine.claim(service, id, None);
+        }
+    }
+
     /// Saves states of checks for the next process, if the engine has a store.
     pub fn save_checks(&self, states: Vec<(CheckKey, Option<SavedCheck>)>) {
         self.0.engine.save_checks(states);

@@ -25,7 +25,7 @@ pub(super) type Owner = (ServiceName, InstanceId);
 #[derive(Debug)]
 pub(super) struct InstanceChange {
     pub(super) revision: Revision,
-    /// Monotonic time in microseconds at which the change was ordered, or shortly before.
+    /// Monotonic time in microseconds at which the change was ordered, or shortly before. 0: unknown.
     pub(super) at_us: u64,
     /// The instance after the change. `None`: it was removed.
     pub(super) entry: Option<Arc<Entry>>,
@@ -53,6 +53,18 @@ impl ChangeQueue {
             self.not_empty.notified().await;
         }
     }
+
+    fn push(&self, owner: Owner, change: InstanceChange) {
+        match self.changed.lock().entry(owner) {
+            // Writers may notify in an order other than that of their revisions.
+            Occupied(mut queued) if queued.get().revision < change.revision => *queued.get_mut() = change,
+            Occupied(_) => {}
+            Vacant(vacant) => {
+                vacant.insert(change);
+                self.not_empty.notify_one();
+            }
+        }
+    }
 }
 
 impl ChangeListener for ChangeQueue {
@@ -63,14 +75,14 @@ impl ChangeListener for ChangeQueue {
             return;
         }
         let change = InstanceChange { revision: event.revision, at_us: event.at.monotonic_us, entry: after.cloned() };
-        match self.changed.lock().entry((event.service().clone(), event.id().clone())) {
-            // Writers may notify in an order other than that of their revisions.
-            Occupied(mut queued) if queued.get().revision < change.revision => *queued.get_mut() = change,
-            Occupied(_) => {}
-            Vacant(vacant) => {
-                vacant.insert(change);
-                self.not_empty.notify_one();
-            }
+        self.push((event.service().clone(), event.id().clone()), change);
+    }
+
+    fn holder_changed(&self, entry: &Arc<Entry>) {
+        if !entry.instance.checks.is_empty() {
+            // The time of the change is not known, so the runner looks the instance up.
+            let change = InstanceChange { revision: entry.modified, at_us: 0, entry: Some(Arc::clone(entry)) };
+            self.push((entry.instance.service.clone(), entry.instance.id.clone()), change);
         }
     }
 }

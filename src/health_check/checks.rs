@@ -1,4 +1,4 @@
-//! Histories of all checks, and reports of TTL checks.
+//! Histories of all checks.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,8 +16,8 @@ use crate::{
     app::Commands,
     clock::Clock,
     engine::{CheckKey, EngineError, SavedCheck},
-    model::{Caller, Check, CheckId, CheckStatus, FieldError, InstanceId, Probe, ServiceName},
-    registry::{Command, CommandError, Entry},
+    model::{Caller, Check, CheckId, FieldError, InstanceId, Probe, ServiceName},
+    registry::{Command, Entry, SessionEpoch},
 };
 
 /// Checks of all instances, with their recent results.
@@ -42,17 +42,6 @@ pub struct HealthChecks {
     pub(super) results: Counter,
     /// Number of changes of a check's status.
     status_changes: Counter,
-}
-
-/// Error of a report that was not accepted.
-#[derive(Debug, thiserror::Error)]
-pub enum ReportError {
-    /// The check is not a TTL check.
-    #[error("check \"{0}\" takes no reports, because the registry probes it: report to a TTL check")]
-    NotTtl(CheckId),
-    /// The engine rejected the new status.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
 }
 
 impl HealthChecks {
@@ -95,65 +84,21 @@ impl HealthChecks {
         &self.policy
     }
 
-    /// Returns the recent results of a check. `None`: it has none yet.
+    /// Returns the recent results of a check. `None`: it has none yet, or another replica runs it and has its results.
     #[must_use]
     pub fn history(&self, service: &ServiceName, id: &InstanceId, check: &CheckId) -> Option<Arc<CheckHistory>> {
-        self.history_by_key(&(service.clone(), id.clone(), check.clone()))
+        let history = self.history_by_key(&(service.clone(), id.clone(), check.clone()));
+        history.filter(|history| history.is_held())
     }
 
     pub(super) fn history_by_key(&self, key: &CheckKey) -> Option<Arc<CheckHistory>> {
         self.histories.get(key).map(|history| Arc::clone(&history))
     }
 
-    /// Returns the number of checks.
+    /// Returns the number of checks that this process runs.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.histories.len()
-    }
-
-    /// Reports the status of a TTL check. When this returns, every read shows it.
-    ///
-    /// # Errors
-    ///
-    /// If the check does not exist, is not a TTL check, or the engine rejects the new status.
-    pub async fn report(
-        &self,
-        service: &ServiceName,
-        id: &InstanceId,
-        check: &CheckId,
-        status: CheckStatus,
-        output: &str,
-        caller: &Arc<Caller>,
-    ) -> Result<(), ReportError> {
-        let no_instance = || CommandError::NoSuchInstance { service: service.clone(), id: id.clone() };
-        let entry = self.commands.registry().get(service, id.as_str()).ok_or_else(no_instance);
-        let entry = entry.map_err(EngineError::from)?;
-        let key = (service.clone(), id.clone(), check.clone());
-        let Some(known) = entry.instance.checks.get(check.as_str()) else {
-            let (service, id, check) = key;
-            return Err(EngineError::from(CommandError::NoSuchCheck { service, id, check }).into());
-        };
-        if known.definition.probe != Probe::Ttl {
-            return Err(ReportError::NotTtl(check.clone()));
-        }
-        self.results.inc();
-        let now = self.clock.now();
-        let history = self.history_by_key(&key).unwrap_or_else(|| {
-            let created = self.history_of(&entry, known);
-            self.unconfirmed.lock().push(key.clone());
-            created
-        });
-        history.report(status, output, now);
-        self.queue_saving(&history, || key.clone());
-        // A report about a node is submitted even if it changes nothing: the response waits for the effects of earlier reports on the
-        // node's instances.
-        if known.status == status && !service.is_reserved() {
-            return Ok(());
-        }
-        let (service, id, check) = key;
-        self.set_status(Command::SetCheckStatus { service, id, check, definition_revision: None, status }, caller)
-            .await?;
-        Ok(())
+        self.histories.iter().filter(|history| history.is_held()).count()
     }
 
     /// Submits a command that may change the status of a check.
@@ -166,7 +111,8 @@ impl HealthChecks {
             let key = (service.clone(), id.clone(), check.clone());
             self.commands.save_checks(vec![(key, Some(history.save()))]);
         }
-        if self.commands.on_behalf_of(caller).submit(command).await?.changed {
+        let keeps_status = matches!(command, Command::AnnounceReport { status: None, .. });
+        if self.commands.on_behalf_of(caller).submit(command).await?.changed && !keeps_status {
             self.status_changes.inc();
         }
         Ok(())
@@ -183,7 +129,8 @@ impl HealthChecks {
             let now = self.clock.now();
             Arc::new(match saved {
                 Some(saved) => CheckHistory::restored(check, saved, self.max_missing, now),
-                None => CheckHistory::new(check, now),
+                // With other replicas, the history may be that of a check which another replica runs, or has run until now.
+                None => CheckHistory::new(check, entry.holder == SessionEpoch::default(), now),
             })
         };
         let history = Arc::clone(&self.histories.entry(key.clone()).or_insert_with(create));

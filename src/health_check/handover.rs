@@ -28,10 +28,13 @@ impl CheckMemory for HealthChecks {
         // The times are renewed before the command is submitted. If the instance is removed in the meantime, the command is decided
         // after the removal and registers the instance again.
         let renewed = self.renew(service, id, command.requested_checks());
+        let (service, id) = (service.clone(), id.clone());
         Box::new(move |accepted| {
             if !accepted {
                 return self.undo_renewal(renewed);
             }
+            // If another replica holds the instance, the times have to be renewed there: it is held here from now on.
+            self.commands.claim_without_lease(&service, &id);
             // Copies the results that arrived while the command was in progress.
             for (target, source) in &moved {
                 self.copy_history(source, target);
@@ -65,8 +68,9 @@ impl HealthChecks {
     ) -> RenewedChecks {
         let now = self.clock.now();
         let renewed = checks.filter_map(|check| {
-            let history = self.history(service, id, check)?;
-            let (before, key) = (history.renew(now), key(service, id, check));
+            let key = key(service, id, check);
+            let history = self.history_by_key(&key)?;
+            let before = history.renew(now);
             self.queue_saving(&history, || key.clone());
             Some((before, key, history))
         });

@@ -4,7 +4,10 @@ use std::{borrow::Cow, collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
-use self::state::{CriticalSince, HistoryState, SaveState, millis, prefix};
+use self::{
+    holder_times::HolderTimes,
+    state::{CriticalSince, HistoryState, SaveState, millis, prefix},
+};
 use super::threshold_counter::ThresholdCounter;
 use crate::{
     engine::{SavedCheck, SavedResult},
@@ -12,6 +15,7 @@ use crate::{
     registry::{ClockReading, LeaseTime},
 };
 
+mod holder_times;
 mod state;
 
 /// Result of one probe or one report.
@@ -42,8 +46,8 @@ pub struct CheckTimes {
 pub struct CheckHistory(Mutex<HistoryState>);
 
 impl CheckHistory {
-    /// Returns the history of a check that has no results yet.
-    pub(super) fn new(check: &Check, now: ClockReading) -> Self {
+    /// Returns the history of a check that has no results yet. `is_held`: this process runs the check already.
+    pub(super) fn new(check: &Check, is_held: bool, now: ClockReading) -> Self {
         let definition = Arc::clone(&check.definition);
         Self(Mutex::new(HistoryState {
             reported: None,
@@ -59,13 +63,16 @@ impl CheckHistory {
             created: check.created,
             ttl_from: now.wall,
             saving: SaveState::Needed,
+            announced_reports: check.announced_reports,
+            is_held,
+            holder: HolderTimes::default(),
         }))
     }
 
     /// Returns the history of a check that an earlier process saved. `max_missing`: length of the time before the end of that process
     /// from which reports may be missing.
     pub(super) fn restored(check: &Check, saved: SavedCheck, max_missing: Duration, now: ClockReading) -> Self {
-        let history = Self::new(check, now);
+        let history = Self::new(check, true, now);
         history.0.lock().restore(saved, millis(max_missing), now);
         history
     }
@@ -165,15 +172,18 @@ impl CheckHistory {
     pub(super) fn update(&self, check: &Check, now: ClockReading) -> Option<CheckStatus> {
         let mut state = self.0.lock();
         if state.definition_revision != check.definition_revision {
-            state.definition_revision = check.definition_revision;
-            state.definition = Arc::clone(&check.definition);
-            state.counter = ThresholdCounter::default();
-            state.reported = None;
+            state.redefine(check);
             state.renew(now);
         }
         if state.created != check.created {
             state.created = check.created;
             state.mark_changed();
+        }
+        if state.announced_reports != check.announced_reports {
+            state.announced_reports = check.announced_reports;
+            state.renew_ttl(now);
+            // The announced report is newer than the last one that arrived here.
+            state.reported = None;
         }
         let unsubmitted = state.reported.filter(|reported| *reported != check.status);
         if unsubmitted.is_none() {
@@ -219,11 +229,11 @@ impl CheckHistory {
         status
     }
 
-    /// Records a report, which is valid for the TTL.
+    /// Records a report that arrives at the replica which holds the instance. It is valid for the TTL.
     pub(super) fn report(&self, status: CheckStatus, output: &str, now: ClockReading) {
         let mut state = self.0.lock();
-        state.valid_until = now.lease + millis(state.definition.interval);
-        state.ttl_from = now.wall;
+        state.begin_to_hold(now);
+        state.renew_ttl(now);
         state.reported = Some(status);
         let output = limited_output(output, state.definition.output_max_size as usize);
         state.push_result(status, &output, None, now);

@@ -1,5 +1,7 @@
 //! Thread that schedules probes, and submits the statuses that result from them.
 
+mod schedule_update;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     future::pending,
@@ -15,18 +17,13 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::{
-    CheckHistory, HealthChecks,
-    change_queue::{InstanceChange, Owner},
-    probe::Prober,
-    schedule::Schedule,
-};
+use super::{CheckHistory, HealthChecks, change_queue::Owner, probe::Prober, schedule::Schedule};
 use crate::{
     engine::CheckKey,
-    model::{Check, CheckId, CheckStatus, Probe, Revision, ServerActor, ServiceName, node_service},
-    random,
-    registry::{Command, Entry, Registry},
+    model::{CheckStatus, Probe, Revision, ServerActor},
+    registry::{Command, SessionEpoch},
 };
+use schedule_update::KnownInstance;
 
 /// Maximum number of probes in flight. Each needs a file descriptor, in addition to those of connections.
 const MAX_PROBES_IN_FLIGHT: usize = 2_048;
@@ -101,8 +98,8 @@ struct CheckRunner {
     checks: Arc<HealthChecks>,
     prober: Arc<Prober>,
     schedule: Schedule<CheckKey>,
-    /// Scheduled checks by instance.
-    scheduled: HashMap<Owner, Vec<CheckId>>,
+    /// Instances with histories here.
+    known: HashMap<Owner, KnownInstance>,
     /// Instances that are deregistered if one of their critical checks stays critical.
     removal_candidates: HashSet<Owner>,
     in_flight: HashSet<CheckKey>,
@@ -115,6 +112,10 @@ struct CheckRunner {
     submissions: JoinSet<()>,
     /// Monotonic time in microseconds. The schedule may already include changes that were ordered before.
     current_to_us: u64,
+    /// Session for which the schedule was made.
+    session: SessionEpoch,
+    /// Set while the engine lets nothing expire.
+    is_paused: bool,
 }
 
 impl CheckRunner {
@@ -124,7 +125,7 @@ impl CheckRunner {
             checks,
             prober,
             schedule: Schedule::default(),
-            scheduled: HashMap::new(),
+            known: HashMap::new(),
             removal_candidates: HashSet::new(),
             in_flight: HashSet::new(),
             waiting: VecDeque::new(),
@@ -132,6 +133,8 @@ impl CheckRunner {
             probes: JoinSet::new(),
             submissions: JoinSet::new(),
             current_to_us: 0,
+            session: SessionEpoch::default(),
+            is_paused: false,
         }
     }
 
@@ -164,91 +167,49 @@ impl CheckRunner {
         }
     }
 
-    /// Schedules the checks that the engine has loaded from its store.
-    fn load_all(&mut self) {
-        let checks = Arc::clone(&self.checks);
-        let registry = checks.commands.registry();
-        let mut found = entries_with_checks(registry, &node_service());
-        found.extend(registry.each_service().flat_map(|summary| entries_with_checks(registry, &summary.name)));
-        for entry in found {
-            self.update((entry.instance.service.clone(), entry.instance.id.clone()), Some(&entry));
-        }
-        checks.forget_unclaimed();
-        self.current_to_us = self.checks.clock.now().monotonic_us;
-    }
-
-    fn apply_changes(&mut self, changes: HashMap<Owner, InstanceChange>) {
-        let now_us = self.checks.clock.now().monotonic_us;
-        for (owner, InstanceChange { at_us, entry, .. }) in changes {
-            // Writers may notify in a different order than they wrote, so a change from before the last call may be outdated. Only
-            // for such changes the instance is looked up, because looking up all of them would take longer than everything else
-            // here.
-            let is_latest = at_us > self.current_to_us;
-            let entry = if is_latest { entry } else { self.checks.commands.registry().get(&owner.0, owner.1.as_str()) };
-            self.update(owner, entry.as_ref());
-        }
-        self.current_to_us = now_us;
-    }
-
-    /// Updates the schedule to the checks of an instance. `None`: the instance was removed.
-    fn update(&mut self, owner: Owner, entry: Option<&Arc<Entry>>) {
-        let before = self.scheduled.remove(&owner).unwrap_or_default();
-        let mut after = Vec::new();
-        if let Some(entry) = entry {
-            for check in &entry.instance.checks {
-                self.schedule_check(entry, check, before.contains(check.id()));
-                after.push(check.id().clone());
-            }
-        }
-        for removed in before.into_iter().filter(|check| !after.contains(check)) {
-            let key = (owner.0.clone(), owner.1.clone(), removed);
-            self.schedule.remove(&key);
-            self.checks.forget(key);
-        }
-        if entry.is_some_and(|entry| is_removal_candidate(entry)) {
-            self.removal_candidates.insert(owner.clone());
-        } else {
-            self.removal_candidates.remove(&owner);
-        }
-        if !after.is_empty() {
-            self.scheduled.insert(owner, after);
-        }
-    }
-
-    /// Schedules a check, unless it is scheduled with the same definition.
-    fn schedule_check(&mut self, entry: &Entry, check: &Check, is_scheduled: bool) {
-        let history = self.checks.history_of(entry, check);
-        let is_unchanged = is_scheduled && history.definition_revision() == check.definition_revision;
-        let key = (entry.instance.service.clone(), entry.instance.id.clone(), check.id().clone());
-        let unsubmitted = history.update(check, self.checks.clock.now());
-        self.checks.queue_saving(&history, || key.clone());
-        if let Some(status) = unsubmitted {
-            self.submit_status(&key, check.definition_revision, status);
-        }
-        if is_unchanged || check.definition.probe == Probe::Static {
-            return;
-        }
-        let interval = check.definition.interval;
-        let now = self.checks.clock.since_start();
-        // The first probe starts at a random time within the interval, so that checks which are registered together are
-        // spread over it.
-        let is_active = check.definition.probe.is_active();
-        let first = if is_active { random_part(interval) } else { history.ttl_left(self.checks.clock.now()) };
-        self.schedule.insert(key, now + first, interval);
-    }
-
-    /// Starts the probes that are due, and expires TTLs.
+    /// Starts the probes that are due, expires TTLs, and announces reports.
     fn start_due(&mut self) {
         let now = self.checks.clock.since_start();
+        let may_expire = self.may_expire();
         while let Some(key) = self.schedule.pop(now) {
             let Some(history) = self.checks.history_by_key(&key) else { continue };
-            if history.definition().probe == Probe::Ttl {
-                self.expire_ttl(key, &history, now);
+            if !history.is_held() {
+                self.announce_report(key, &history);
+            } else if history.definition().probe == Probe::Ttl {
+                if may_expire {
+                    self.expire_ttl(key, &history, now);
+                }
             } else if self.in_flight.len() < MAX_PROBES_IN_FLIGHT {
                 self.start_probe(key, &history);
             } else if self.waiting_keys.insert(key.clone()) {
                 self.waiting.push_back(key);
             }
+        }
+    }
+
+    /// Returns whether TTLs may expire and instances may be removed now. After a pause, all checks get full times, because reports may
+    /// have been lost.
+    fn may_expire(&mut self) -> bool {
+        let may_expire = self.checks.commands.may_expire();
+        if mem::replace(&mut self.is_paused, !may_expire) && may_expire {
+            let now = self.checks.clock.now();
+            for ((service, id), known) in self.known.iter().filter(|(_, known)| known.is_held) {
+                let keys = known.checks.iter().map(|check| (service.clone(), id.clone(), check.clone()));
+                keys.filter_map(|key| self.checks.history_by_key(&key))
+                    .for_each(|history| history.grant_full_times(now));
+            }
+        }
+        may_expire
+    }
+
+    /// Announces a report that arrived here to the replica that holds the instance.
+    fn announce_report(&mut self, key: CheckKey, history: &CheckHistory) {
+        if !history.is_announcement_due(self.checks.clock.now()) {
+            return self.schedule.remove(&key);
+        }
+        if !self.is_paused {
+            let (service, id, check) = key;
+            self.submit(Command::AnnounceReport { service, id, check, status: None });
         }
     }
 
@@ -287,7 +248,9 @@ impl CheckRunner {
         self.in_flight.remove(&key);
         self.checks.results.inc();
         let history = self.checks.history_by_key(&key);
-        if let Some(history) = history.filter(|history| history.definition_revision() == definition_revision) {
+        let is_current =
+            |history: &Arc<CheckHistory>| history.is_held() && history.definition_revision() == definition_revision;
+        if let Some(history) = history.filter(is_current) {
             let status = history.record_probe(status, &output, took, self.checks.clock.now());
             self.checks.queue_saving(&history, || key.clone());
             if let Some(status) = status {
@@ -298,8 +261,8 @@ impl CheckRunner {
             && let Some(next) = self.waiting.pop_front()
         {
             self.waiting_keys.remove(&next);
-            // A check that was removed in the meantime has no history.
-            if let Some(history) = self.checks.history_by_key(&next) {
+            // A check that was removed in the meantime has no history, and one that was moved is not held.
+            if let Some(history) = self.checks.history_by_key(&next).filter(|history| history.is_held()) {
                 self.start_probe(next, &history);
             }
         }
@@ -331,10 +294,33 @@ impl CheckRunner {
 
     /// Deregisters instances that have been critical for too long, and removes histories of checks that do not exist any more.
     fn sweep(&mut self) {
+        if self.checks.commands.registry().session() != self.session {
+            // The holders have not changed, but the instances that this process held in its last session are not held here any more.
+            self.load_all();
+        }
+        if self.may_expire() {
+            self.remove_critical();
+        }
+        let unconfirmed = mem::take(&mut *self.checks.unconfirmed.lock());
+        for (service, id, check) in unconfirmed {
+            let owner = (service, id);
+            if self.known.get(&owner).is_some_and(|known| known.checks.contains(&check)) {
+                continue;
+            }
+            let entry = self.checks.commands.registry().get(&owner.0, owner.1.as_str());
+            match entry.filter(|entry| entry.instance.checks.get(check.as_str()).is_some()) {
+                Some(entry) => self.update(owner, Some(&entry)),
+                None => self.checks.forget((owner.0, owner.1, check)),
+            }
+        }
+    }
+
+    /// Deregisters instances that have been critical for too long.
+    fn remove_critical(&mut self) {
         let now = self.checks.clock.now();
         let mut commands = Vec::new();
         for owner in &self.removal_candidates {
-            for check in self.scheduled.get(owner).into_iter().flatten() {
+            for check in self.known.get(owner).iter().flat_map(|known| &known.checks) {
                 let (service, id) = owner;
                 let history = self.checks.history(service, id, check);
                 if let Some(definition_revision) = history.and_then(|history| history.removal_due(now)) {
@@ -346,35 +332,7 @@ impl CheckRunner {
         for command in commands {
             self.submit(command);
         }
-        let unconfirmed = mem::take(&mut *self.checks.unconfirmed.lock());
-        for (service, id, check) in unconfirmed {
-            let owner = (service, id);
-            if self.scheduled.get(&owner).is_some_and(|checks| checks.contains(&check)) {
-                continue;
-            }
-            let entry = self.checks.commands.registry().get(&owner.0, owner.1.as_str());
-            let exists = entry.is_some_and(|entry| entry.instance.checks.get(check.as_str()).is_some());
-            let key = (owner.0, owner.1, check);
-            if exists {
-                self.checks.unconfirmed.lock().push(key);
-            } else {
-                self.checks.forget(key);
-            }
-        }
     }
-}
-
-/// Returns whether an instance is deregistered if its checks keep their status. Nodes are not deregistered by checks.
-fn is_removal_candidate(entry: &Entry) -> bool {
-    let may_remove =
-        |check: &Check| check.status == CheckStatus::Critical && check.definition.deregister_after.is_some();
-    !entry.instance.service.is_reserved() && entry.instance.checks.iter().any(may_remove)
-}
-
-fn entries_with_checks(registry: &Registry, service: &ServiceName) -> Vec<Arc<Entry>> {
-    let chunks = registry.chunks(service);
-    let entries = chunks.iter().flat_map(|chunk| chunk.entries());
-    entries.filter(|entry| !entry.instance.checks.is_empty()).cloned().collect()
 }
 
 /// Sleeps. `None`: never completes.
@@ -383,12 +341,6 @@ async fn sleep_or_pend(delay: Option<Duration>) {
         Some(delay) => sleep(delay).await,
         None => pending().await,
     }
-}
-
-/// Returns a random part of a time span.
-fn random_part(span: Duration) -> Duration {
-    let nanoseconds = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX).max(1);
-    Duration::from_nanos(random::u64() % nanoseconds)
 }
 
 #[cfg(test)]

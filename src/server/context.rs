@@ -18,7 +18,7 @@ use crate::{
     model::{FieldError, Incarnation, PolicyScope, ServiceName},
     protocol::consul::{AgentIdentity, Consul},
     random,
-    registry::{ChangeListener, Event},
+    registry::{ChangeListener, Entry, Event},
     transport::{FatalReporter, Notifier},
 };
 
@@ -89,6 +89,10 @@ impl ChangeListener for FanoutListener {
 
     fn policy_changed(&self, scope: &PolicyScope) {
         self.notifier.policy_changed(scope);
+    }
+
+    fn holder_changed(&self, entry: &Arc<Entry>) {
+        self.changed_checks.holder_changed(entry);
     }
 }
 

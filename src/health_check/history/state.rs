@@ -2,10 +2,10 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use super::{CheckResult, ThresholdCounter};
+use super::{CheckResult, ThresholdCounter, holder_times::HolderTimes};
 use crate::{
     engine::{SavedCheck, SavedResult},
-    model::{CheckDefinition, CheckStatus, Revision, UnixMillis},
+    model::{Check, CheckDefinition, CheckStatus, Revision, UnixMillis},
     registry::{ClockReading, LeaseTime},
 };
 
@@ -43,6 +43,12 @@ pub(super) struct HistoryState {
     /// Wall-clock time from which the TTL counts, for the next process.
     pub(super) ttl_from: UnixMillis,
     pub(super) saving: SaveState,
+    /// Number of announced reports ([`Check::announced_reports`](crate::model::Check::announced_reports)) that the TTL includes.
+    pub(super) announced_reports: u32,
+    /// Set while this process holds the instance and runs the check.
+    pub(super) is_held: bool,
+    /// Times of the holder, if that is another replica.
+    pub(super) holder: HolderTimes,
 }
 
 /// Time at which a check became critical.
@@ -68,12 +74,25 @@ pub(super) enum SaveState {
 }
 
 impl HistoryState {
+    /// Takes over another definition.
+    pub(super) fn redefine(&mut self, check: &Check) {
+        self.definition_revision = check.definition_revision;
+        self.definition = Arc::clone(&check.definition);
+        self.counter = ThresholdCounter::default();
+        self.reported = None;
+    }
+
     /// Restarts the times, as in Consul: an instance that registers again just before it would be deregistered gets another probe.
     pub(super) fn renew(&mut self, now: ClockReading) {
-        self.valid_until = now.lease + millis(self.definition.interval);
-        self.ttl_from = now.wall;
+        self.renew_ttl(now);
         self.critical_since = self.critical_since.map(|_| CriticalSince::now(now));
         self.mark_changed();
+    }
+
+    /// Restarts the TTL.
+    pub(super) fn renew_ttl(&mut self, now: ClockReading) {
+        self.valid_until = now.lease + millis(self.definition.interval);
+        self.ttl_from = now.wall;
     }
 
     /// Continues from the saved state of an earlier process. The time since then counts, by the wall clock. If that went back, no time

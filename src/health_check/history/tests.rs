@@ -15,7 +15,7 @@ fn history(probe: Probe, deregister_after: Option<Duration>) -> CheckHistory {
         thresholds: Thresholds { passing: 1, warning: 2, critical: 2 },
         ..CheckDefinition::new(CheckId::parse("c").unwrap(), "c", probe)
     };
-    CheckHistory::new(&Check::new(definition.into(), CheckStatus::Passing), at(0))
+    CheckHistory::new(&Check::new(definition.into(), CheckStatus::Passing), true, at(0))
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! Tests of changes and sweeps.
 
+#[path = "tests/replicas.rs"]
+mod replicas;
+
 use super::*;
 use crate::{
     app::Commands,
     clock::Clock,
     engine::{Engine, EngineError, Memory},
     health_check::{ChangeQueue, ProbePolicy},
-    model::{Caller, CheckDefinition, ConsulRegistration, Incarnation, InstanceId, ServerActor},
+    model::{Caller, CheckDefinition, CheckId, ConsulRegistration, Incarnation, InstanceId, ServerActor, ServiceName},
     registry::{
-        ChangeListener, NewCheck, Register, RegisterWithoutLease,
+        ChangeListener, Entry, NewCheck, Register, RegisterWithoutLease,
         test_support::{deregister, register},
     },
 };
@@ -31,7 +34,11 @@ impl RunnerTest {
     fn new() -> Self {
         let (clock, changes) = (Arc::new(Clock::new(0)), Arc::new(ChangeQueue::default()));
         let listener: Arc<dyn ChangeListener> = Arc::<ChangeQueue>::clone(&changes);
-        let engine: Arc<dyn Engine> = Arc::new(Memory::new(Incarnation(1), clock.now(), listener));
+        let engine = Arc::new(Memory::new(Incarnation(1), clock.now(), listener));
+        Self::of(engine, clock, changes)
+    }
+
+    fn of(engine: Arc<dyn Engine>, clock: Arc<Clock>, changes: Arc<ChangeQueue>) -> Self {
         let commands = Commands::new(&engine, &clock, None);
         let checks =
             HealthChecks::new(&commands, &clock, Arc::clone(&changes), ProbePolicy::default(), Default::default());
@@ -118,7 +125,7 @@ async fn late_change_does_not_bring_a_removed_instance_back() {
     test.submit(deregister("web", "a", None)).await;
     test.apply_changes().await;
     test.runner.apply_changes(late);
-    assert!(test.runner.scheduled.is_empty() && test.checks.count() == 0);
+    assert!(test.runner.known.is_empty() && test.checks.count() == 0);
 }
 
 #[tokio::test(start_paused = true)]
