@@ -92,7 +92,9 @@ impl CommandSequence {
         let checks: Vec<CheckId> = command.requested_checks().cloned().collect();
         let moved = self.path.engine.registry().moved_by(&command);
         if checks.is_empty() && moved.is_none() {
-            return self.submit(command).await;
+            let outcome = self.submit(command).await?;
+            self.follow_node(&outcome).await?;
+            return Ok(outcome);
         }
         let memory = self.path.memory.get().and_then(Weak::upgrade);
         let finish = memory.map(|memory| memory.prepare(&command));
@@ -107,7 +109,25 @@ impl CommandSequence {
         if let Some(entry) = &outcome.entry {
             self.release(entry, &checks).await?;
         }
+        self.follow_node(&outcome).await?;
         Ok(outcome)
+    }
+
+    /// Gives an instance the state of its node, if another replica has changed the node while the instance was registered here.
+    async fn follow_node(&mut self, outcome: &CommandOutcome) -> Result<(), EngineError> {
+        let path = Arc::clone(&self.path);
+        let registry = path.engine.registry();
+        let Some(entry) = outcome.entry.as_ref().filter(|_| outcome.changed && registry.has_replicas()) else {
+            return Ok(());
+        };
+        if registry.has_node_state(&entry.instance) {
+            return Ok(());
+        }
+        let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
+        match self.submit(Command::RefreshNodeStatus { service, id }).await {
+            Ok(_) | Err(EngineError::Rejected(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Registers an instance, and removes the one with its id from its previous service.
@@ -170,8 +190,17 @@ impl CommandSequence {
 
     /// Propagates the state of a node to its instances. Those that differ are determined after the change is visible: an instance that
     /// is registered later is decided against the node as it is then.
+    ///
+    /// Another replica may change the node after a refresh is decided here, and then find no difference. So the instances are
+    /// compared once more after the refresh: that sees every change which was ordered before.
     async fn propagate_now(&mut self, node: &InstanceId) -> Result<(), EngineError> {
         self.begun = true;
+        while self.refresh_differing(node).await? && self.path.engine.registry().has_replicas() {}
+        Ok(())
+    }
+
+    /// Refreshes the instances that differ from their node. Returns whether any was changed.
+    async fn refresh_differing(&mut self, node: &InstanceId) -> Result<bool, EngineError> {
         let path = Arc::clone(&self.path);
         let registry = path.engine.registry();
         let differing: Vec<_> = registry
@@ -180,6 +209,7 @@ impl CommandSequence {
             .filter(|entry| !registry.has_node_state(&entry.instance))
             .map(|entry| (entry.instance.service.clone(), entry.instance.id.clone()))
             .collect();
+        let mut changed = false;
         for batch in differing.chunks(MAX_REFRESH_BATCH) {
             let commands = batch.iter().cloned().map(|(service, id)| Command::RefreshNodeStatus { service, id });
             let sent: Vec<_> = commands
@@ -191,13 +221,14 @@ impl CommandSequence {
                     done => done,
                 };
                 match done {
+                    Ok(outcome) => changed |= outcome.changed,
                     // A command is rejected only if its instance is no longer registered.
-                    Ok(_) | Err(EngineError::Rejected(_)) => {}
+                    Err(EngineError::Rejected(_)) => {}
                     Err(error) => return Err(error),
                 }
             }
         }
-        Ok(())
+        Ok(changed)
     }
 
     pub(super) async fn remove_node(&mut self, node: InstanceId) -> Result<(), EngineError> {

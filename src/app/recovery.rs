@@ -1,5 +1,9 @@
 //! Completes writes that the end of an earlier process interrupted, before anything is served.
 //!
+//! With several replicas, each does this at its start, while others write. A command of the recovery is decided against the state at that
+//! time, and changes nothing if another replica has completed the write. An instance that differs from its node because another
+//! replica is propagating the node's state is refreshed by either.
+//!
 //! There is no write-ahead log of such writes. The stored state shows which part of a write is missing:
 //!
 //! * an instance whose id leads to another service has moved there: its old entry is removed;
@@ -40,15 +44,19 @@ impl Commands {
     /// When the engine does not accept the commands.
     pub fn recover(&self) -> Result<(), RecoveryError> {
         for find in [misplaced, differing] {
-            let missing = find(self.registry());
-            if !missing.is_empty() {
-                self.complete(&missing)?;
+            loop {
+                let missing = find(self.registry());
+                // Another replica may change a node after a refresh is decided here, so the instances are compared once more.
+                if missing.is_empty() || !self.complete(&missing)? || !self.registry().has_replicas() {
+                    break;
+                }
             }
         }
         Ok(())
     }
 
-    fn complete(&self, missing: &[Command]) -> Result<(), RecoveryError> {
+    /// Carries out the commands. Returns whether any changed something.
+    fn complete(&self, missing: &[Command]) -> Result<bool, RecoveryError> {
         tracing::info!(commands = missing.len(), "completing writes that the end of an earlier process interrupted");
         thread::scope(|scope| {
             let waits = thread::Builder::new().name("callboard-recovery".to_owned());
@@ -57,7 +65,8 @@ impl Commands {
         })
     }
 
-    fn carry_out(&self, commands: &[Command]) -> Result<(), EngineError> {
+    fn carry_out(&self, commands: &[Command]) -> Result<bool, EngineError> {
+        let mut changed = false;
         for commands in commands.chunks(MAX_IN_FLIGHT) {
             let sent: Vec<_> = commands
                 .iter()
@@ -65,7 +74,8 @@ impl Commands {
                 .collect();
             for submission in sent {
                 match submission.wait() {
-                    Ok(_) | Err(EngineError::Rejected(_)) => {}
+                    Ok(outcome) => changed |= outcome.changed,
+                    Err(EngineError::Rejected(_)) => {}
                     Err(
                         error @ (EngineError::PolicyRejected(_)
                         | EngineError::Overloaded { .. }
@@ -77,7 +87,7 @@ impl Commands {
                 }
             }
         }
-        Ok(())
+        Ok(changed)
     }
 }
 

@@ -1,3 +1,8 @@
+//! Tests of the write path.
+
+#[path = "tests/replicas.rs"]
+mod replicas;
+
 use std::{
     future::poll_fn,
     pin::pin,
