@@ -179,7 +179,9 @@ fn transport(uri: &str) -> Result<transport::Endpoint, &'static str> {
     Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT))
+        .keep_alive_timeout(PING_TIMEOUT)
+        // hyper counts a connection as idle when nothing can open another stream on it, although a watch is open.
+        .keep_alive_while_idle(true))
 }
 
 #[cfg(test)]
