@@ -31,4 +31,6 @@ pub struct ServerContext {
     pub max_message_size: usize,
     /// Interval between bookmarks on an idle watch.
     pub bookmarks: Duration,
+    /// Name of this replica of the registry.
+    pub replica: String,
 }

@@ -93,6 +93,7 @@ mod tests {
             weights: Arc::default(),
             max_message_size: 0,
             bookmarks: Duration::ZERO,
+            replica: "replica-1".to_owned(),
         }
     }
 

@@ -71,6 +71,7 @@ impl FuzzServer {
             weights: Arc::default(),
             max_message_size: 256 * 1024,
             bookmarks: Duration::ZERO,
+            replica: "replica-1".to_owned(),
         });
         let routes = GrpcApi::routes(&context, &checks, XdsApi::new(&context).routes())
             .unwrap_or_else(|error| panic!("{error}"));

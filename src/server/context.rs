@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use rustix::system::uname;
 use tokio::runtime::Handle;
 
 use super::StartError;
@@ -63,6 +64,7 @@ pub(super) fn open(
         weights: Arc::default(),
         max_message_size: config.max_message_size,
         bookmarks: config.bookmark_interval,
+        replica: uname().nodename().to_string_lossy().into_owned(),
     };
     if is_new_incarnation {
         context.settle(config.settle);

@@ -148,6 +148,7 @@ fn context(readable: &Arc<Mutex<()>>) -> Arc<ServerContext> {
         weights: Arc::default(),
         max_message_size: 256 * 1024,
         bookmarks: DEADLINE,
+        replica: "replica-1".to_owned(),
     })
 }
 

@@ -96,6 +96,7 @@ impl InMemory {
             weights: Arc::default(),
             max_message_size: 256 * 1024,
             bookmarks: Duration::from_secs(15),
+            replica: "replica-1".to_owned(),
         });
         shared.settle(settle);
         let xds = XdsApi::new(&shared);

@@ -41,7 +41,11 @@ impl AdminService for GrpcApi {
         let page = watchers.page(after.unwrap_or(0), size + 1, wanted);
         let (registry, now) = (self.context.engine.registry(), self.context.clock.now());
         let mut bytes = 0;
-        let mut answer = pb::ListWatchersResponse { revision: registry.applied().0, ..Default::default() };
+        let mut answer = pb::ListWatchersResponse {
+            revision: registry.applied().0,
+            replica: self.context.replica.clone(),
+            ..Default::default()
+        };
         if after.is_none() {
             answer.query_rates = query_rates(watchers, now);
         }
@@ -65,14 +69,20 @@ impl AdminService for GrpcApi {
         let service = optional_service(&message.service)?;
         let before = decode::events_before(&message.page_token)?;
         let size = page_size(message.page_size, DEFAULT_EVENTS);
-        let mut events = self.context.engine.registry().events(service.as_ref(), before, size + 1);
+        let registry = self.context.engine.registry();
+        let mut events = registry.events(service.as_ref(), before, size + 1);
         let found = events.len();
         events.truncate(size);
         let mut encoded: Vec<_> = events.iter().map(|event| encode::event(event)).collect();
         encoded.truncate(page_length(encoded.iter().map(Message::encoded_len)));
         let last = encoded.len().checked_sub(1).filter(|_| encoded.len() < found).map(|last| events[last].revision);
         let next_page_token = last.map(|revision| revision.to_string()).unwrap_or_default();
-        Ok(Response::new(pb::ListEventsResponse { events: encoded, next_page_token }))
+        Ok(Response::new(pb::ListEventsResponse {
+            events: encoded,
+            next_page_token,
+            replica: self.context.replica.clone(),
+            incarnation: registry.incarnation().0,
+        }))
     }
 
     async fn list_self_preservation(
@@ -91,6 +101,7 @@ impl AdminService for GrpcApi {
             next_page_token: last.map(ToString::to_string).unwrap_or_default(),
             services: page.iter().map(|of| self_preservation::state(of, now)).collect(),
             registry: Some(self_preservation::state(&registry.self_preservation(now.lease).0, now)),
+            replica: self.context.replica.clone(),
         }))
     }
 
@@ -123,6 +134,7 @@ impl AdminService for GrpcApi {
         Ok(Response::new(pb::ListSelfPreservationEventsResponse {
             next_page_token: last.map(|event| event.number.to_string()).unwrap_or_default(),
             events: found.iter().map(self_preservation::event).collect(),
+            replica: self.context.replica.clone(),
         }))
     }
 
@@ -135,7 +147,8 @@ impl AdminService for GrpcApi {
         let commands = self.context.commands.on_behalf_of(connection.caller(CallerProtocol::Grpc));
         let released = commands.reset_self_preservation(service.as_ref());
         let released_instances = u32::try_from(released).unwrap_or(u32::MAX);
-        Ok(Response::new(pb::ResetSelfPreservationResponse { released_instances }))
+        let replica = self.context.replica.clone();
+        Ok(Response::new(pb::ResetSelfPreservationResponse { released_instances, replica }))
     }
 
     async fn list_checks(
