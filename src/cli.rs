@@ -17,6 +17,7 @@ mod instances;
 mod output;
 mod policy;
 mod register;
+mod replicas;
 mod route;
 mod run;
 mod self_preservation;

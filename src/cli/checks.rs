@@ -86,8 +86,10 @@ pub(crate) async fn run(args: ChecksArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let InstancePath { service, id } = args.target;
     let empty = format!("{} has no checks", escape(&format!("{service}/{id}")));
-    let request = with_deadline(ListChecksRequest { service, id });
-    let checks = connection.call(connection.admin().list_checks(request)).await?.checks;
+    let request = ListChecksRequest { service, id };
+    let response = connection
+        .repeatable(async |server| server.call(server.admin().list_checks(with_deadline(request.clone()))).await);
+    let checks = response.await?.checks;
     let critical = checks.iter().filter_map(|check| check.state.as_ref()).any(is_critical);
     if args.results {
         results::list(args.output.format, checks, &empty)?;

@@ -6,13 +6,17 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    connection::{ServerArgs, pages, with_deadline},
+    connection::{ServerArgs, ServerClient, pages, with_deadline},
     error::CliError,
-    output::{self, OutputArgs, Printable},
+    output::{OutputArgs, Printable},
+    replicas::{self, ReplicaItem, ask_each},
     view::{duration, or_dash, set, time},
     xds::XdsStreamView,
 };
-use crate::pb::callboard::v1::{ListWatchersRequest, QueryRate, WatchProtocol, Watcher};
+use crate::{
+    client::ClientError,
+    pb::callboard::v1::{ListWatchersRequest, QueryRate, WatchProtocol, Watcher},
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct ClientsArgs {
@@ -151,19 +155,29 @@ impl Printable for ClientView {
 }
 
 pub(crate) async fn run(args: ClientsArgs) -> Result<ExitCode, CliError> {
-    let connection = args.server.connect()?;
     let service = args.service.unwrap_or_default();
-    let mut rates = Vec::new();
+    let mut found = ask_each(&args.server, async |server| clients_of(server, &service).await).await?;
+    let mut clients = Vec::new();
+    for (replica, views) in &mut found.answers {
+        clients.extend(views.drain(..).map(|item| ReplicaItem { replica: replica.clone(), item }));
+    }
+    replicas::list(args.output.format, clients, found.are_several(), "no clients")?;
+    Ok(found.finish(0))
+}
+
+/// Fetches the name of a replica and its clients.
+async fn clients_of(server: &ServerClient, service: &str) -> Result<(String, Vec<ClientView>), ClientError> {
+    let (mut replica, mut rates) = (String::new(), Vec::new());
     let watchers = pages(usize::MAX, async |page_token| {
-        let request = with_deadline(ListWatchersRequest { service: service.clone(), page_size: 0, page_token });
-        let page = connection.call(connection.admin().list_watchers(request)).await?;
+        let request = with_deadline(ListWatchersRequest { service: service.to_owned(), page_size: 0, page_token });
+        let page = server.call(server.admin().list_watchers(request)).await?;
+        replica = page.replica;
         rates.extend(page.query_rates);
         Ok((page.watchers, page.next_page_token))
     });
     let mut clients: Vec<ClientView> = watchers.await?.into_iter().map(ClientView::from).collect();
     clients.extend(ClientView::of_dns(&rates).filter(|_| service.is_empty()));
-    output::list(args.output.format, &clients, "no clients")?;
-    Ok(ExitCode::SUCCESS)
+    Ok((replica, clients))
 }
 
 #[cfg(test)]

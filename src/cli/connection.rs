@@ -1,22 +1,17 @@
-//! Calls to the registry, with a timeout, paging, and errors that name the registry's address.
+//! Calls to the registry, with a timeout, paging, and errors that name the servers that were tried.
+
+mod failover;
+mod server_client;
 
 use std::{env, path::PathBuf, time::Duration};
 
 use clap::Args;
-use tokio::time::timeout;
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::Request;
 
 use super::error::CliError;
-use crate::{
-    client::{ClientError, Endpoint, TlsConfig},
-    pb::{
-        callboard::v1::{
-            admin_service_client::AdminServiceClient, discovery_service_client::DiscoveryServiceClient,
-            registry_service_client::RegistryServiceClient, xds_service_client::XdsServiceClient,
-        },
-        grpc::health::v1::health_client::HealthClient,
-    },
-};
+use crate::client::{ClientError, Endpoint, Servers, TlsConfig};
+pub(super) use failover::{ServerConnection, is_answer, is_outcome_unknown};
+pub(super) use server_client::{ServerClient, pages};
 
 /// Timeout of a call. The server receives it as the call's deadline.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,9 +20,16 @@ pub(super) const DEFAULT_SERVER: &str = "127.0.0.1:8502";
 
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
-    /// gRPC address of the registry
-    #[arg(long, value_name = "ADDR", env = "CALLBOARD_SERVER", default_value = DEFAULT_SERVER, value_parser = server)]
-    server: String,
+    /// gRPC address of the registry, or of several replicas, separated by commas
+    #[arg(
+        long = "server",
+        value_name = "ADDR",
+        env = "CALLBOARD_SERVER",
+        default_value = DEFAULT_SERVER,
+        value_delimiter = ',',
+        value_parser = server
+    )]
+    servers: Vec<String>,
     #[command(flatten)]
     tls: TlsArgs,
 }
@@ -52,15 +54,27 @@ pub(super) struct TlsArgs {
 
 /// Checks an address of --server.
 pub(super) fn server(text: &str) -> Result<String, ClientError> {
-    Endpoint::check(text).map(|()| text.to_owned())
+    let address = text.trim();
+    Endpoint::check(address).map(|()| address.to_owned())
 }
 
 impl ServerArgs {
-    /// Returns the endpoint. TLS is used if the address or a flag asks for it.
-    pub(crate) fn endpoint(&self) -> Result<Endpoint, CliError> {
-        let failed = |error| CliError::Call { address: self.server.clone(), error };
-        if !self.tls.is_wanted() && !self.server.starts_with("https://") {
-            return self.server.parse().map_err(failed);
+    /// Returns the servers. TLS is used if the address or a flag asks for it. An address that is given twice counts once.
+    pub(crate) fn servers(&self) -> Result<Servers, CliError> {
+        let mut endpoints: Vec<Endpoint> = Vec::new();
+        for address in &self.servers {
+            let endpoint = self.endpoint(address)?;
+            if endpoints.iter().all(|other| other.to_string() != endpoint.to_string()) {
+                endpoints.push(endpoint);
+            }
+        }
+        Ok(Servers::of(endpoints))
+    }
+
+    fn endpoint(&self, address: &str) -> Result<Endpoint, CliError> {
+        let failed = |error| CliError::Call { address: address.to_owned(), error };
+        if !self.tls.is_wanted() && !address.starts_with("https://") {
+            return address.parse().map_err(failed);
         }
         let mut tls = TlsConfig::default();
         if let Some(file) = &self.tls.ca_file {
@@ -72,12 +86,17 @@ impl ServerArgs {
         if let Some((certificate, key)) = self.tls.certificate()? {
             tls = tls.with_certificate(certificate, key);
         }
-        Endpoint::with_tls(&self.server, tls).map_err(failed)
+        Endpoint::with_tls(address, tls).map_err(failed)
     }
 
-    /// Returns a connection, which is opened at the first call.
+    /// Returns a connection to one of the servers, which is opened at the first call.
     pub(crate) fn connect(&self) -> Result<ServerConnection, CliError> {
-        Ok(ServerConnection::to(&self.endpoint()?))
+        Ok(ServerConnection::new(self.servers()?.shuffled()))
+    }
+
+    /// Returns connections to all servers, in the order of the arguments.
+    pub(crate) fn connect_all(&self) -> Result<ServerConnection, CliError> {
+        Ok(ServerConnection::new(self.servers()?.endpoints()))
     }
 }
 
@@ -107,110 +126,9 @@ impl TlsArgs {
     }
 }
 
-/// A connection to a registry.
-#[derive(Debug)]
-pub(crate) struct ServerConnection {
-    endpoint: Endpoint,
-    channel: Channel,
-}
-
-impl ServerConnection {
-    /// Returns a connection, which is made at the first call.
-    pub(crate) fn to(endpoint: &Endpoint) -> Self {
-        Self { endpoint: endpoint.clone(), channel: endpoint.channel() }
-    }
-
-    pub(crate) fn registry(&self) -> RegistryServiceClient<Channel> {
-        RegistryServiceClient::new(self.channel.clone())
-    }
-
-    pub(crate) fn discovery(&self) -> DiscoveryServiceClient<Channel> {
-        DiscoveryServiceClient::new(self.channel.clone())
-    }
-
-    pub(crate) fn admin(&self) -> AdminServiceClient<Channel> {
-        AdminServiceClient::new(self.channel.clone())
-    }
-
-    pub(crate) fn xds(&self) -> XdsServiceClient<Channel> {
-        XdsServiceClient::new(self.channel.clone())
-    }
-
-    pub(crate) fn health(&self) -> HealthClient<Channel> {
-        HealthClient::new(self.channel.clone())
-    }
-
-    /// Waits for a response until the timeout.
-    pub(crate) async fn call<T>(
-        &self,
-        response: impl Future<Output = Result<Response<T>, Status>>,
-    ) -> Result<T, CliError> {
-        let response = match timeout(CALL_TIMEOUT, response).await {
-            Ok(response) => response.map_err(ClientError::from),
-            Err(_) => Err(ClientError::Timeout(CALL_TIMEOUT)),
-        };
-        response.map(Response::into_inner).map_err(|error| self.error(error))
-    }
-
-    /// Adds the registry's address to an error.
-    pub(crate) fn error(&self, error: ClientError) -> CliError {
-        CliError::Call { address: self.endpoint.to_string(), error: self.endpoint.explain(error) }
-    }
-}
-
 /// Returns a request with the timeout as its deadline.
 pub(crate) fn with_deadline<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(CALL_TIMEOUT);
     request
-}
-
-/// Fetches page after page until the last one, or until there are `limit` items.
-pub(crate) async fn pages<T>(
-    limit: usize,
-    mut fetch: impl AsyncFnMut(String) -> Result<(Vec<T>, String), CliError>,
-) -> Result<Vec<T>, CliError> {
-    let mut all = Vec::new();
-    let mut token = String::new();
-    while all.len() < limit {
-        let (page, next) = fetch(token).await?;
-        all.extend(page);
-        if next.is_empty() {
-            break;
-        }
-        token = next;
-    }
-    all.truncate(limit);
-    Ok(all)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn numbers(limit: usize) -> (Vec<usize>, Vec<String>) {
-        let mut tokens = Vec::new();
-        let all = pages(limit, async |token: String| {
-            tokens.push(token.clone());
-            let at = token.parse().unwrap_or(0);
-            let next = if at == 6 { String::new() } else { (at + 3).to_string() };
-            Ok(((at..at + 3).collect(), next))
-        });
-        let all = all.await.unwrap();
-        (all, tokens)
-    }
-
-    #[tokio::test]
-    async fn pages_are_fetched_until_the_last() {
-        let (all, tokens) = numbers(usize::MAX).await;
-        assert_eq!(all, (0..9).collect::<Vec<_>>());
-        assert_eq!(tokens, ["", "3", "6"]);
-    }
-
-    #[tokio::test]
-    async fn pages_stop_at_the_limit() {
-        let (all, tokens) = numbers(4).await;
-        assert_eq!(all, [0, 1, 2, 3]);
-        assert_eq!(tokens.len(), 2);
-    }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    connection::{ServerArgs, with_deadline},
+    connection::{ServerArgs, is_outcome_unknown, with_deadline},
     error::CliError,
     output::{self, OutputArgs},
     terminal::escape,
@@ -56,13 +56,23 @@ struct DeregisteredView {
 
 pub(crate) async fn run(args: DeregisterArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
-    let request = with_deadline(DeregisterRequest {
+    let request = DeregisterRequest {
         service: args.target.service.clone(),
         id: args.target.id.clone(),
         ..DeregisterRequest::default()
-    });
-    let response = connection.call(connection.registry().deregister(request)).await?;
+    };
     let name = format!("{}/{}", args.target.service, args.target.id);
+    // A second request could remove an instance that has registered again after the first.
+    let response =
+        connection.once(async |server| server.call(server.registry().deregister(with_deadline(request.clone()))).await);
+    let response = response.await.map_err(|error| match error {
+        CliError::Call { address, error } if is_outcome_unknown(&error) => CliError::OutcomeUnknown(format!(
+            "the connection to the registry at {address} was lost while {name} was removed: {error}; it may have been removed: \
+             see `callboard instances {}`, and run the command again if it has not",
+            request.service
+        )),
+        error => error,
+    })?;
     let line = format!("deregistered {} (revision {})", escape(&name), response.revision);
     let view = DeregisteredView {
         service: args.target.service,

@@ -31,15 +31,18 @@ pub(crate) struct DrainArgs {
 
 pub(crate) async fn run(args: DrainArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
-    let request = with_deadline(UpdateInstanceRequest {
+    let request = UpdateInstanceRequest {
         service: args.target.service,
         id: args.target.id,
         update_mask: Some(FieldMask { paths: vec!["draining".to_owned()] }),
         draining: !args.undo,
         ..UpdateInstanceRequest::default()
+    };
+    // The request sets a state, so it may be repeated.
+    let response = connection.repeatable(async |server| {
+        server.call(server.registry().update_instance(with_deadline(request.clone()))).await
     });
-    let response = connection.call(connection.registry().update_instance(request)).await?;
-    let instance = InstanceView::from(response.instance.unwrap_or_default());
+    let instance = InstanceView::from(response.await?.instance.unwrap_or_default());
     let name = instance.name();
     let line = format!("{} is {}", escape(&name), coloured(instance.status));
     output::one(args.output.format, &instance, Some(&name), Some(&line))?;

@@ -41,7 +41,7 @@ pub(crate) const EXIT_CODES: [(u8, &str, &str); 9] = [
     (
         UNREACHABLE,
         "registry unreachable",
-        "The registry did not respond in time, or no connection to it could be made. A change during which the connection was lost may have been made.",
+        "The registry did not respond in time, or no connection to it could be made. A change during which the connection was lost may have been made. Of several replicas, one did not answer: a list lacks what it knows.",
     ),
     (DENIED, "denied", "The registry rejected the client certificate, or requires one."),
     (
@@ -67,6 +67,9 @@ pub(crate) enum CliError {
     /// A call to the registry failed.
     #[error("{}", call(.address, .error))]
     Call { address: String, error: ClientError },
+    /// None of several servers answered. Each has its address and its error.
+    #[error("{}", no_server(.0))]
+    NoServer(Vec<(String, ClientError)>),
     /// Standard output cannot be written.
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
@@ -127,6 +130,7 @@ impl CliError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Call { error, .. } => call_exit_code(error),
+            Self::NoServer(failed) => exit_code_of_all(failed),
             Self::Usage(_) => USAGE,
             Self::NotFound(_) => NOT_FOUND,
             Self::Conflict(_) => CONFLICT,
@@ -146,6 +150,7 @@ pub(crate) fn call_exit_code(error: &ClientError) -> u8 {
         ClientError::Address { .. } | ClientError::Credentials { .. } => USAGE,
         ClientError::Tls(TlsConnectError::CertificateRequired | TlsConnectError::CertificateRejected(_)) => DENIED,
         ClientError::Tls(_)
+        | ClientError::Connect(_)
         | ClientError::Transport(_)
         | ClientError::Timeout(_)
         | ClientError::StreamEnded
@@ -171,10 +176,41 @@ pub(crate) fn call_exit_code(error: &ClientError) -> u8 {
     }
 }
 
+/// Returns the exit code that all errors have, or that of an unreachable registry if they differ.
+fn exit_code_of_all(failed: &[(String, ClientError)]) -> u8 {
+    let mut codes = failed.iter().map(|(_, error)| call_exit_code(error));
+    let first = codes.next().unwrap_or(UNREACHABLE);
+    if codes.all(|code| code == first) { first } else { UNREACHABLE }
+}
+
+/// Returns the message for servers that all failed, each with its reason.
+fn no_server(failed: &[(String, ClientError)]) -> String {
+    let reasons: Vec<_> = failed.iter().map(|(address, error)| format!("{address}: {error}")).collect();
+    let hint = failed.iter().find_map(|(_, error)| match error {
+        ClientError::Tls(tls) => Some(tls_hint(tls)),
+        ClientError::Address { .. }
+        | ClientError::Credentials { .. }
+        | ClientError::Connect(_)
+        | ClientError::Transport(_)
+        | ClientError::Timeout(_)
+        | ClientError::StreamEnded
+        | ClientError::GoingAway
+        | ClientError::Rejected(_)
+        | ClientError::Random(_)
+        | ClientError::Stopped => None,
+    });
+    format!(
+        "none of the {} servers can be used: {}; {}",
+        failed.len(),
+        reasons.join("; "),
+        hint.unwrap_or("start one with `callboard serve`, or set their addresses with --server")
+    )
+}
+
 /// Returns the message of a failed call, with a hint if no server was reached.
 pub(crate) fn call(address: &str, error: &ClientError) -> String {
     match error {
-        ClientError::Transport(_) | ClientError::Timeout(_) => {
+        ClientError::Connect(_) | ClientError::Transport(_) | ClientError::Timeout(_) => {
             format!(
                 "cannot reach the registry at {address}: {error}; start one with `callboard serve`, or set its address with --server"
             )
@@ -189,6 +225,22 @@ pub(crate) fn call(address: &str, error: &ClientError) -> String {
         | ClientError::Rejected(_)
         | ClientError::Random(_)
         | ClientError::Stopped => error.to_string(),
+    }
+}
+
+/// Returns the message of a stream that was lost, with the address of its server.
+pub(crate) fn lost(address: &str, error: &ClientError) -> String {
+    match error {
+        ClientError::Connect(_) | ClientError::Transport(_) | ClientError::Timeout(_) | ClientError::Tls(_) => {
+            call(address, error)
+        }
+        ClientError::Address { .. }
+        | ClientError::Credentials { .. }
+        | ClientError::StreamEnded
+        | ClientError::GoingAway
+        | ClientError::Rejected(_)
+        | ClientError::Random(_)
+        | ClientError::Stopped => format!("{address}: {error}"),
     }
 }
 
@@ -245,12 +297,32 @@ mod tests {
     fn unreachable_server_is_named_with_a_hint() {
         let failure = CliError::Call {
             address: "127.0.0.1:1".to_owned(),
-            error: ClientError::Transport("connection refused".to_owned()),
+            error: ClientError::Connect("connection refused".to_owned()),
         };
         let message = failure.to_string();
         assert!(message.contains("127.0.0.1:1: connection refused"), "{message}");
         assert!(message.contains("`callboard serve`") && message.contains("--server"), "{message}");
         assert_eq!(failure.exit_code(), 4);
+    }
+
+    #[test]
+    fn servers_that_all_fail_are_named_with_their_reasons() {
+        let failure = |second: ClientError| {
+            let first = ClientError::Connect("connection refused".to_owned());
+            CliError::NoServer(vec![("a:1".to_owned(), first), ("b:2".to_owned(), second)])
+        };
+        let hung = failure(ClientError::Timeout(std::time::Duration::from_secs(3)));
+        assert_eq!(
+            hung.to_string(),
+            "none of the 2 servers can be used: a:1: connection refused; b:2: no response within 3s; start one with \
+             `callboard serve`, or set their addresses with --server"
+        );
+        assert_eq!(hung.exit_code(), 4);
+        let denied = ClientError::Tls(TlsConnectError::CertificateRequired);
+        let one_denies = failure(denied.clone());
+        assert!(one_denies.to_string().ends_with("present one with --tls-cert and --tls-key"), "{one_denies}");
+        assert_eq!(one_denies.exit_code(), 4, "the reasons differ");
+        assert_eq!(CliError::NoServer(vec![("a:1".to_owned(), denied)]).exit_code(), 5);
     }
 
     #[test]

@@ -1,17 +1,23 @@
 //! `callboard events`: recent events and their causes.
 
+mod merge;
+
 use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::{
-    connection::{ServerArgs, pages, with_deadline},
+    connection::{ServerArgs, ServerClient, pages, with_deadline},
     error::CliError,
-    output::{self, OutputArgs, Printable},
+    output::{OutputArgs, Printable},
+    replicas::{self, ask_each},
     view::{known_status, or_dash, removal, set, time},
 };
-use crate::pb::callboard::v1::{Caller, CallerKind, Event, EventKind, ListEventsRequest, RemovalReason};
+use crate::{
+    client::ClientError,
+    pb::callboard::v1::{Caller, CallerKind, Event, EventKind, ListEventsRequest, RemovalReason},
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct EventsArgs {
@@ -130,19 +136,36 @@ impl Printable for EventView {
 }
 
 pub(crate) async fn run(args: EventsArgs) -> Result<ExitCode, CliError> {
-    let connection = args.server.connect()?;
     let service = args.service.unwrap_or_default();
-    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
-    let events = pages(limit, async |page_token| {
+    let mut found = ask_each(&args.server, async |server| log_of(server, &service, args.limit).await).await?;
+    let logs = found.answers.iter_mut().map(|(replica, log)| (replica.clone(), std::mem::take(log))).collect();
+    let mut events = merge::merged(logs);
+    let older = events.len().saturating_sub(usize::try_from(args.limit).unwrap_or(usize::MAX));
+    events.drain(..older);
+    replicas::list(args.output.format, events, found.are_several(), "no events")?;
+    Ok(found.finish(0))
+}
+
+/// Newest events of a replica, the newest last.
+#[derive(Debug, Default)]
+struct EventLogView {
+    incarnation: u64,
+    events: Vec<EventView>,
+}
+
+/// Fetches the name of a replica and its newest events.
+async fn log_of(server: &ServerClient, service: &str, limit: u32) -> Result<(String, EventLogView), ClientError> {
+    let (mut replica, mut incarnation) = (String::new(), 0);
+    let events = pages(usize::try_from(limit).unwrap_or(usize::MAX), async |page_token| {
         let request =
-            with_deadline(ListEventsRequest { service: service.clone(), page_size: args.limit.min(1_000), page_token });
-        let page = connection.call(connection.admin().list_events(request)).await?;
+            with_deadline(ListEventsRequest { service: service.to_owned(), page_size: limit.min(1_000), page_token });
+        let page = server.call(server.admin().list_events(request)).await?;
+        (replica, incarnation) = (page.replica, page.incarnation);
         Ok((page.events, page.next_page_token))
     });
     let mut events: Vec<EventView> = events.await?.into_iter().map(EventView::from).collect();
     events.reverse();
-    output::list(args.output.format, &events, "no events")?;
-    Ok(ExitCode::SUCCESS)
+    Ok((replica, EventLogView { incarnation, events }))
 }
 
 #[cfg(test)]

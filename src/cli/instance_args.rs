@@ -6,8 +6,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    error::{call, call_exit_code},
-    terminal::{escape, print_stderr},
+    error::{call, call_exit_code, lost},
+    terminal::{ErrorPrinter, escape},
     view::host_port,
 };
 use crate::{
@@ -126,29 +126,30 @@ pub(crate) struct RegistrationReport {
     error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_in_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<String>,
 }
 
 /// Printer of a registration's events.
 #[derive(Debug, Clone)]
 pub(crate) struct RegistrationPrinter {
-    /// Address of the registry.
-    pub(crate) server: String,
+    /// Addresses of the registry.
+    pub(crate) servers: String,
     pub(crate) service: String,
     pub(crate) id: String,
     pub(crate) address: String,
-    /// Error printed last. An outage of hours is one line, not one line for each attempt.
-    printed_error: Option<String>,
+    errors: ErrorPrinter,
 }
 
 impl RegistrationPrinter {
-    pub(crate) fn new(server: String, request: &RegisterRequest) -> Self {
+    pub(crate) fn new(servers: String, request: &RegisterRequest) -> Self {
         let address = request.addresses.first();
         Self {
-            server,
+            servers,
             service: request.service.clone(),
             id: request.id.clone(),
             address: address.map(|address| host_port(&address.host, address.port)).unwrap_or_default(),
-            printed_error: None,
+            errors: ErrorPrinter::default(),
         }
     }
 
@@ -156,12 +157,12 @@ impl RegistrationPrinter {
         format!("{}/{}", self.service, self.id)
     }
 
-    /// Prints an error to standard error, unless it was the last one printed.
+    /// Prints an error to standard error, unless it was printed since the last success.
     pub(crate) fn print_error(&mut self, event: &RegistrationEvent) {
         let name = self.name();
         let message = match event {
-            RegistrationEvent::Interrupted { error, .. } => {
-                format!("{name}: {}; retrying", call(&self.server, error))
+            RegistrationEvent::Interrupted { error, server, .. } => {
+                format!("{name}: {}; retrying", lost(server.as_ref().unwrap_or(&self.servers), error))
             }
             RegistrationEvent::Degraded => format!("{name}: the registry cannot reach its store; it keeps the lease"),
             RegistrationEvent::Ended(RegistrationEnd::Superseded) => {
@@ -169,7 +170,7 @@ impl RegistrationPrinter {
             }
             RegistrationEvent::Ended(RegistrationEnd::Removed) => format!("{name}: an operator removed the instance"),
             RegistrationEvent::Ended(RegistrationEnd::Rejected(error)) => {
-                format!("error: {}", call(&self.server, error))
+                format!("error: {}", call(&self.servers, error))
             }
             RegistrationEvent::Ended(RegistrationEnd::Unconfirmed(error)) => {
                 format!(
@@ -180,24 +181,22 @@ impl RegistrationPrinter {
             | RegistrationEvent::Updated { .. }
             | RegistrationEvent::Resumed { .. }
             | RegistrationEvent::Ended(RegistrationEnd::Deregistered { .. }) => {
-                self.printed_error = None;
+                self.errors.clear();
                 return;
             }
         };
-        if self.printed_error.as_ref() != Some(&message) {
-            print_stderr(&escape(&message));
-            self.printed_error = Some(message);
-        }
+        self.errors.print(message);
     }
 
     /// Returns the line of an event that is not an error.
     pub(crate) fn success(&self, event: &RegistrationEvent) -> Option<String> {
         let (name, address) = (self.name(), &self.address);
         let text = match event {
-            RegistrationEvent::Registered { ttl, revision, again, .. } => {
+            RegistrationEvent::Registered { ttl, revision, again, server, .. } => {
                 let again = if *again { " again" } else { "" };
                 let ttl = humantime::format_duration(*ttl);
-                format!("registered {name} at {address}{again} (ttl {ttl}, revision {revision})")
+                let server = self.of_several(server.as_deref());
+                format!("registered {name} at {address}{again} (ttl {ttl}, revision {revision}{server})")
             }
             RegistrationEvent::Updated { revision, starting, draining } => {
                 let now = match (*draining, *starting) {
@@ -207,7 +206,10 @@ impl RegistrationPrinter {
                 };
                 format!("{name} is {now} (revision {revision})")
             }
-            RegistrationEvent::Resumed { .. } => format!("resumed {name}: the registry still holds it"),
+            RegistrationEvent::Resumed { server, .. } => match server {
+                Some(server) if self.has_several() => format!("resumed {name}: {server} holds its lease"),
+                Some(_) | None => format!("resumed {name}: the registry still holds it"),
+            },
             RegistrationEvent::Ended(RegistrationEnd::Deregistered { removed: true }) => format!("deregistered {name}"),
             RegistrationEvent::Ended(RegistrationEnd::Deregistered { removed: false }) => {
                 format!("{name} was not registered")
@@ -219,13 +221,23 @@ impl RegistrationPrinter {
         Some(escape(&text).into_owned())
     }
 
+    fn has_several(&self) -> bool {
+        self.servers.contains(',')
+    }
+
+    /// Returns the server in use for a list in brackets, if there are several.
+    fn of_several(&self, server: Option<&str>) -> String {
+        server.filter(|_| self.has_several()).map(|server| format!(", server {server}")).unwrap_or_default()
+    }
+
     /// Returns the event as programs read it.
     pub(crate) fn report(&self, event: &RegistrationEvent) -> RegistrationReport {
         let mut report =
             RegistrationReport { service: self.service.clone(), id: self.id.clone(), ..RegistrationReport::default() };
         match event {
-            RegistrationEvent::Registered { lease_id, ttl, revision, again } => {
+            RegistrationEvent::Registered { lease_id, ttl, revision, again, server } => {
                 report.kind = "registered";
+                report.server.clone_from(server);
                 report.lease_id = Some(hexadecimal(lease_id));
                 report.ttl_seconds = Some(ttl.as_secs_f64());
                 report.revision = Some(*revision);
@@ -237,12 +249,16 @@ impl RegistrationPrinter {
                 report.starting = Some(*starting);
                 report.draining = Some(*draining);
             }
-            RegistrationEvent::Interrupted { error, retry_in } => {
+            RegistrationEvent::Interrupted { error, retry_in, server } => {
                 report.kind = "interrupted";
+                report.server.clone_from(server);
                 report.error = Some(error.to_string());
                 report.retry_in_seconds = Some(retry_in.as_secs_f64());
             }
-            RegistrationEvent::Resumed { .. } => report.kind = "resumed",
+            RegistrationEvent::Resumed { server, .. } => {
+                report.kind = "resumed";
+                report.server.clone_from(server);
+            }
             RegistrationEvent::Degraded => report.kind = "degraded",
             RegistrationEvent::Ended(end) => set_end(&mut report, end),
         }

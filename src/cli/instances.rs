@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{
-    connection::{ServerArgs, pages, with_deadline},
+    connection::{ServerArgs, with_deadline},
     error::CliError,
     output::{self, OutputArgs},
     terminal::escape,
@@ -34,7 +34,7 @@ pub(crate) async fn run(args: InstancesArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let filter = args.filter.unwrap_or_default();
     let subset = args.subset.unwrap_or_default();
-    let instances = pages(usize::MAX, async |page_token| {
+    let instances = connection.pages(usize::MAX, async |server, page_token| {
         let request = with_deadline(ListInstancesRequest {
             service: args.service.clone(),
             filter: filter.clone(),
@@ -42,7 +42,7 @@ pub(crate) async fn run(args: InstancesArgs) -> Result<ExitCode, CliError> {
             page_token,
             subset: subset.clone(),
         });
-        let page = connection.call(connection.discovery().list_instances(request)).await?;
+        let page = server.call(server.discovery().list_instances(request)).await?;
         Ok((page.instances, page.next_page_token))
     });
     let instances: Vec<InstanceView> = instances.await?.into_iter().map(InstanceView::from).collect();

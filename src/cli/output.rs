@@ -39,6 +39,11 @@ pub(crate) trait Printable: Serialize {
     /// Columns of a table, and those that only a wide table has.
     const COLUMNS: (&'static [&'static str], &'static [&'static str]);
 
+    /// Returns the columns. An item that wraps another one adds to them.
+    fn columns() -> (Vec<&'static str>, &'static [&'static str]) {
+        (Self::COLUMNS.0.to_vec(), Self::COLUMNS.1)
+    }
+
     /// Returns the cells of all columns, including those of a wide table.
     fn cells(&self) -> Vec<String>;
 

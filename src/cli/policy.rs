@@ -188,8 +188,10 @@ impl StoredPolicyView {
 
 /// Fetches a policy.
 async fn get_policy(connection: &ServerConnection, target: &PolicyTarget) -> Result<GetPolicyResponse, CliError> {
-    let request = with_deadline(GetPolicyRequest { service: target.service() });
-    connection.call(connection.admin().get_policy(request)).await
+    let request = GetPolicyRequest { service: target.service() };
+    let response = connection
+        .repeatable(async |server| server.call(server.admin().get_policy(with_deadline(request.clone()))).await);
+    response.await
 }
 
 /// Fetches the present document of a service's policy.

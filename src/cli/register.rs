@@ -38,14 +38,14 @@ pub(crate) struct RegisterArgs {
 pub(crate) async fn run(args: RegisterArgs) -> Result<ExitCode, CliError> {
     let mut stop = StopSignals::listen().map_err(anyhow::Error::from)?;
     let request = args.instance.request(args.service, args.address, args.starting);
-    let server = args.server.endpoint()?;
-    let mut printer = RegistrationPrinter::new(server.to_string(), &request);
+    let servers = args.server.servers()?;
+    let mut printer = RegistrationPrinter::new(servers.to_string(), &request);
     let (sender, mut events) = mpsc::unbounded_channel();
     let on_event = move |event| {
         // The receiver lives until it has received the last event.
         let _result = sender.send(event);
     };
-    let registration = Registration::start(&server, request, on_event).map_err(anyhow::Error::from)?;
+    let registration = Registration::start(&servers, request, on_event).map_err(anyhow::Error::from)?;
     let mut output = Ok(());
     loop {
         let event = tokio::select! {

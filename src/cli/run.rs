@@ -59,12 +59,12 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, CliError> {
     let mut stop = StopSignals::listen().map_err(anyhow::Error::from)?;
     let port = u32::from(args.port);
     let listening = address(&host_port(&args.host, port)).map_err(anyhow::Error::msg)?;
-    let server = args.server.endpoint()?;
+    let servers = args.server.servers()?;
     let mut child = Child::spawn(&args.command)?;
     let request = args.instance.request(args.service, listening, true);
-    let mut printer = RegistrationPrinter::new(server.to_string(), &request);
+    let mut printer = RegistrationPrinter::new(servers.to_string(), &request);
     let format = args.output.format;
-    let registration = Registration::start(&server, request, move |event| print_event(&mut printer, format, &event));
+    let registration = Registration::start(&servers, request, move |event| print_event(&mut printer, format, &event));
     let registration = registration.map_err(anyhow::Error::from)?;
     let code = supervise(&mut child, &registration, &mut stop, (args.host, args.port)).await;
     registration.deregister().await;

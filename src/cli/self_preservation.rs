@@ -9,12 +9,16 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    connection::{ServerArgs, pages, with_deadline},
+    connection::{ServerArgs, ServerClient, pages, with_deadline},
     error::{CliError, FINDINGS},
-    output::{self, OutputArgs, Printable},
+    output::{OutputArgs, Printable},
+    replicas::{self, ReplicaItem, ask_each},
     view::{or_dash, set, time},
 };
-use crate::pb::callboard::v1::{ListSelfPreservationRequest, SelfPreservation};
+use crate::{
+    client::ClientError,
+    pb::callboard::v1::{ListSelfPreservationRequest, SelfPreservation},
+};
 
 /// Name shown for the registry as a whole. No service can have it.
 const WHOLE: &str = "*";
@@ -101,23 +105,34 @@ pub(crate) async fn run(args: SelfPreservationArgs) -> Result<ExitCode, CliError
 
 /// Lists the services in self-preservation, after the registry as a whole if that is in self-preservation.
 async fn list(server: &ServerArgs, output: &OutputArgs) -> Result<ExitCode, CliError> {
-    let connection = server.connect()?;
-    let mut whole = None;
+    let mut found = ask_each(server, states_of).await?;
+    let mut states = Vec::new();
+    for (replica, views) in &mut found.answers {
+        states.extend(views.drain(..).map(|item| ReplicaItem { replica: replica.clone(), item }));
+    }
+    let code = if states.is_empty() { 0 } else { FINDINGS };
+    replicas::list(output.format, states, found.are_several(), "nothing is in self-preservation")?;
+    Ok(found.finish(code))
+}
+
+/// Fetches the name of a replica and what it has in self-preservation.
+async fn states_of(server: &ServerClient) -> Result<(String, Vec<SelfPreservationView>), ClientError> {
+    let (mut replica, mut whole) = (String::new(), None);
     let services = pages(usize::MAX, async |page_token| {
         let request = with_deadline(ListSelfPreservationRequest { page_size: 0, page_token });
-        let page = connection.call(connection.admin().list_self_preservation(request)).await?;
+        let page = server.call(server.admin().list_self_preservation(request)).await?;
+        replica = page.replica;
         whole = page.registry.filter(|whole| whole.started_at.is_some());
         Ok((page.services, page.next_page_token))
     });
     let services = services.await?;
-    let found: Vec<_> = whole.into_iter().chain(services).map(SelfPreservationView::from).collect();
-    output::list(output.format, &found, "nothing is in self-preservation")?;
-    Ok(ExitCode::from(if found.is_empty() { 0 } else { FINDINGS }))
+    Ok((replica, whole.into_iter().chain(services).map(SelfPreservationView::from).collect()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::output;
 
     #[test]
     fn registry_as_a_whole_has_a_reserved_name_and_the_keys_of_the_contract() {

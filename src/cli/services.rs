@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    connection::{ServerArgs, pages, with_deadline},
+    connection::{ServerArgs, with_deadline},
     error::CliError,
     output::{self, OutputArgs, Printable},
 };
@@ -58,9 +58,9 @@ impl Printable for ServiceSummaryView {
 pub(crate) async fn run(args: ServicesArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let prefix = args.prefix.unwrap_or_default();
-    let services = pages(usize::MAX, async |page_token| {
+    let services = connection.pages(usize::MAX, async |server, page_token| {
         let request = with_deadline(ListServicesRequest { prefix: prefix.clone(), page_size: 0, page_token });
-        let page = connection.call(connection.discovery().list_services(request)).await?;
+        let page = server.call(server.discovery().list_services(request)).await?;
         Ok((page.services, page.next_page_token))
     });
     let services: Vec<ServiceSummaryView> = services.await?.into_iter().map(ServiceSummaryView::from).collect();

@@ -1,12 +1,46 @@
 //! Text for terminals: escaping, colours, and lines on standard error.
 
-use std::{borrow::Cow, fmt::Write as _, io::Write};
+use std::{borrow::Cow, collections::VecDeque, fmt::Write as _, io::Write};
 
 use anstyle::{AnsiColor, Style};
 
 /// Prints one line to standard error. A failure is ignored: there is no other place to report it.
 pub(crate) fn print_stderr(line: &str) {
     let _ignored = writeln!(anstream::stderr(), "{line}");
+}
+
+/// Number of errors that [`ErrorPrinter`] remembers: more than a command has servers.
+const MAX_REMEMBERED_ERRORS: usize = 32;
+
+/// Printer of the errors of a command that tries again. An outage of hours is one line for each server, not one for each attempt.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ErrorPrinter {
+    printed: VecDeque<String>,
+}
+
+impl ErrorPrinter {
+    /// Prints an error to standard error, unless it was printed since the last success.
+    pub(crate) fn print(&mut self, message: String) {
+        if self.printed.contains(&message) {
+            return;
+        }
+        print_stderr(&escape(&message));
+        self.printed.push_back(message);
+        if self.printed.len() > MAX_REMEMBERED_ERRORS {
+            self.printed.pop_front();
+        }
+    }
+
+    /// Returns the errors that are not printed again.
+    #[cfg(test)]
+    pub(crate) fn printed(&self) -> &VecDeque<String> {
+        &self.printed
+    }
+
+    /// Takes note of a success, after which errors are printed again.
+    pub(crate) fn clear(&mut self) {
+        self.printed.clear();
+    }
 }
 
 /// Escapes the characters that could control a terminal: control characters, and marks that reorder text.

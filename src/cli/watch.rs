@@ -8,9 +8,9 @@ use clap::Args;
 
 use super::{
     connection::ServerArgs,
-    error::{CliError, call},
+    error::{CliError, lost},
     output::{self, OutputArgs},
-    terminal::{escape, print_stderr},
+    terminal::{ErrorPrinter, print_stderr},
 };
 use crate::{
     client::{Watch, WatchEvent},
@@ -43,8 +43,7 @@ pub(crate) struct WatchArgs {
 
 pub(crate) async fn run(args: WatchArgs) -> Result<ExitCode, CliError> {
     let format = args.output.format;
-    let server = args.server.endpoint()?;
-    let address = server.to_string();
+    let servers = args.server.servers()?;
     let mut lines = WatchLines::new(&args.services, format == output::OutputFormat::Wide);
     let request = WatchRequest {
         services: args.services,
@@ -54,23 +53,18 @@ pub(crate) async fn run(args: WatchArgs) -> Result<ExitCode, CliError> {
         subset: args.subset.unwrap_or_default(),
         ..WatchRequest::default()
     };
-    let mut watch = Watch::new(&server, request);
-    let mut printed_error = None;
+    let mut watch = Watch::new(&servers, request);
+    let mut errors = ErrorPrinter::default();
     loop {
         let event = watch.next().await;
-        let event = event.map_err(|error| CliError::Call { address: address.clone(), error })?;
+        let event = event.map_err(|error| CliError::Call { address: servers.to_string(), error })?;
         match event {
-            WatchEvent::Disconnected { error, .. } => {
-                let message = call(&address, &error);
-                // An error that repeats is printed once.
-                if printed_error.as_ref() != Some(&message) {
-                    print_stderr(&format!("{}; retrying", escape(&message)));
-                    printed_error = Some(message);
-                }
+            WatchEvent::Disconnected { server, error, .. } => {
+                errors.print(format!("{}; retrying", lost(&server.unwrap_or_default(), &error)));
             }
-            WatchEvent::Reconnected => {
-                print_stderr(&format!("connected to {address}"));
-                printed_error = None;
+            WatchEvent::Reconnected { server } => {
+                print_stderr(&format!("connected to {}", server.unwrap_or_default()));
+                errors.clear();
             }
             WatchEvent::Degraded => print_stderr("the registry cannot reach its store: changes may be late"),
             WatchEvent::Settling => print_stderr(

@@ -20,7 +20,7 @@ impl ConnectErrorCell {
     #[cfg_attr(not(feature = "tls"), expect(clippy::unused_self, reason = "without TLS the cell is empty"))]
     pub(crate) fn explain(&self, error: ClientError) -> ClientError {
         #[cfg(feature = "tls")]
-        if let ClientError::Transport(_) = &error
+        if let ClientError::Connect(_) | ClientError::Transport(_) = &error
             && let Some(cause) = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
         {
             return ClientError::Tls(cause);

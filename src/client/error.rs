@@ -2,7 +2,7 @@
 
 use std::{error::Error, time::Duration};
 
-use tonic::{Code, Status};
+use tonic::{Code, ConnectError, Status};
 use tonic_types::StatusExt;
 
 #[cfg(feature = "tls")]
@@ -31,7 +31,10 @@ pub enum ClientError {
     #[cfg(feature = "tls")]
     #[error("{0}")]
     Tls(TlsConnectError),
-    /// The connection could not be opened, or it broke.
+    /// No connection could be opened, so nothing was sent.
+    #[error("{0}")]
+    Connect(String),
+    /// The connection broke. The registry may have received the request.
     #[error("{0}")]
     Transport(String),
     /// The registry did not respond in time.
@@ -63,7 +66,7 @@ impl ClientError {
             // Certificates may be renewed on either side.
             #[cfg(feature = "tls")]
             Self::Tls(_) => false,
-            Self::Transport(_) | Self::Timeout(_) | Self::StreamEnded | Self::GoingAway => false,
+            Self::Connect(_) | Self::Transport(_) | Self::Timeout(_) | Self::StreamEnded | Self::GoingAway => false,
             Self::Rejected(status) => matches!(
                 status.code(),
                 Code::InvalidArgument
@@ -83,6 +86,7 @@ impl ClientError {
             Self::Rejected(status) => status.get_details_retry_info()?.retry_delay,
             Self::Address { .. }
             | Self::Credentials { .. }
+            | Self::Connect(_)
             | Self::Transport(_)
             | Self::Timeout(_)
             | Self::StreamEnded
@@ -103,10 +107,13 @@ impl From<Status> for ClientError {
             return Self::Rejected(status);
         };
         let mut innermost = source;
+        let mut is_connected = !innermost.is::<ConnectError>();
         while let Some(deeper) = innermost.source() {
             innermost = deeper;
+            is_connected &= !innermost.is::<ConnectError>();
         }
-        Self::Transport(innermost.to_string().to_lowercase())
+        let reason = innermost.to_string().to_lowercase();
+        if is_connected { Self::Transport(reason) } else { Self::Connect(reason) }
     }
 }
 
@@ -142,6 +149,15 @@ mod tests {
         status.set_source(broken);
         let error = ClientError::from(status);
         assert!(matches!(&error, ClientError::Transport(reason) if reason == "connection refused"), "{error:?}");
+    }
+
+    #[test]
+    fn failure_to_connect_is_told_from_a_lost_connection() {
+        let refused = ConnectError(Box::new(io::Error::other("Connection refused")));
+        let mut status = Status::unavailable("transport error");
+        status.set_source(Arc::new(refused));
+        let error = ClientError::from(status);
+        assert!(matches!(&error, ClientError::Connect(reason) if reason == "connection refused"), "{error:?}");
     }
 
     #[test]

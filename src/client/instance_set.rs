@@ -54,9 +54,10 @@ impl InstanceSet {
                 self.revision = Some(revision);
                 false
             }
-            WatchEvent::Degraded | WatchEvent::Settling | WatchEvent::Disconnected { .. } | WatchEvent::Reconnected => {
-                false
-            }
+            WatchEvent::Degraded
+            | WatchEvent::Settling
+            | WatchEvent::Disconnected { .. }
+            | WatchEvent::Reconnected { .. } => false,
         }
     }
 

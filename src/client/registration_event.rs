@@ -20,6 +20,8 @@ pub enum RegistrationEvent {
         revision: u64,
         /// True if the registry had forgotten an earlier lease, because it restarted or because the lease expired.
         again: bool,
+        /// Address of the replica. `None` on a connection that the program opened.
+        server: Option<String>,
     },
     /// The registry changed the instance under the lease that it already had.
     Updated {
@@ -36,11 +38,15 @@ pub enum RegistrationEvent {
         error: ClientError,
         /// Delay until the next attempt.
         retry_in: Duration,
+        /// Address of the replica. `None` on a connection that the program opened.
+        server: Option<String>,
     },
     /// The registry still held the lease after an interruption.
     Resumed {
         /// Time left on the renewed lease.
         time_left: Duration,
+        /// Address of the replica, perhaps another one than before. `None` on a connection that the program opened.
+        server: Option<String>,
     },
     /// The registry answers, but cannot reach its store. It keeps the lease.
     Degraded,
@@ -51,11 +57,12 @@ pub enum RegistrationEvent {
 impl fmt::Debug for RegistrationEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Registered { lease_id: _, ttl, revision, again } => f
+            Self::Registered { lease_id: _, ttl, revision, again, server } => f
                 .debug_struct("Registered")
                 .field("ttl", ttl)
                 .field("revision", revision)
                 .field("again", again)
+                .field("server", server)
                 .finish_non_exhaustive(),
             Self::Updated { revision, starting, draining } => f
                 .debug_struct("Updated")
@@ -63,10 +70,15 @@ impl fmt::Debug for RegistrationEvent {
                 .field("starting", starting)
                 .field("draining", draining)
                 .finish(),
-            Self::Interrupted { error, retry_in } => {
-                f.debug_struct("Interrupted").field("error", error).field("retry_in", retry_in).finish()
+            Self::Interrupted { error, retry_in, server } => f
+                .debug_struct("Interrupted")
+                .field("error", error)
+                .field("retry_in", retry_in)
+                .field("server", server)
+                .finish(),
+            Self::Resumed { time_left, server } => {
+                f.debug_struct("Resumed").field("time_left", time_left).field("server", server).finish()
             }
-            Self::Resumed { time_left } => f.debug_struct("Resumed").field("time_left", time_left).finish(),
             Self::Degraded => f.write_str("Degraded"),
             Self::Ended(end) => f.debug_tuple("Ended").field(end).finish(),
         }
@@ -98,7 +110,8 @@ mod tests {
     #[test]
     fn debug_of_an_event_has_no_lease_id() {
         let lease_id = Bytes::from_static(b"secret");
-        let event = RegistrationEvent::Registered { lease_id, ttl: Duration::from_secs(15), revision: 7, again: false };
-        assert_eq!(format!("{event:?}"), "Registered { ttl: 15s, revision: 7, again: false, .. }");
+        let ttl = Duration::from_secs(15);
+        let event = RegistrationEvent::Registered { lease_id, ttl, revision: 7, again: false, server: None };
+        assert_eq!(format!("{event:?}"), "Registered { ttl: 15s, revision: 7, again: false, server: None, .. }");
     }
 }

@@ -19,8 +19,10 @@ use crate::pb::callboard::v1::{
 
 /// Timeout of Register.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Timeout of Deregister.
+/// Timeout of Deregister, at all replicas together.
 const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum number of replicas that are asked to deregister the instance. Each has its part of the timeout.
+const MAX_DEREGISTER_ATTEMPTS: usize = 2;
 /// TTL of a response that names none: the server's default.
 const DEFAULT_TTL: Duration = Duration::from_secs(15);
 
@@ -125,12 +127,13 @@ impl RegistrationTask {
                 Err(DisconnectCause::Lost(error)) => error,
                 Ok(never) => match never {},
             };
+            let server = self.connector.server();
             let lost = self.connector.failed(lost);
             // With a lease, the delay is at most one heartbeat interval, so that the lease does not expire meanwhile.
             let longest = self.lease.as_ref().map_or(Backoff::MAX_DELAY, HeldLease::interval);
             let retry_in = self.backoff.delay(lost.retry_after()).min(longest);
             self.interrupted = true;
-            (self.on_event)(RegistrationEvent::Interrupted { error: lost, retry_in });
+            (self.on_event)(RegistrationEvent::Interrupted { error: lost, retry_in, server });
             tokio::time::sleep(retry_in).await;
         }
     }
@@ -184,7 +187,7 @@ impl RegistrationTask {
                 if std::mem::take(&mut self.interrupted) {
                     let left = report.and_then(|report| report.time_left);
                     let time_left = left.and_then(|left| left.try_into().ok()).unwrap_or_default();
-                    (self.on_event)(RegistrationEvent::Resumed { time_left });
+                    (self.on_event)(RegistrationEvent::Resumed { time_left, server: self.connector.server() });
                 }
             }
             Some(LeaseState::Unknown | LeaseState::Unspecified) | None => {}
@@ -225,6 +228,7 @@ impl RegistrationTask {
                 ttl,
                 revision,
                 again: std::mem::replace(&mut self.was_registered, true),
+                server: self.connector.server(),
             });
         }
         self.lease = Some(lease.clone());
@@ -271,7 +275,8 @@ impl RegistrationTask {
         self.observed.send_modify(|observed| observed.draining = draining);
     }
 
-    /// Deregisters once: by lease id, or by boot id if there is no lease, because a response to Register may have been lost.
+    /// Deregisters: by lease id, or by boot id if there is no lease, because a response to Register may have been lost. Both
+    /// name this registration only, so the request may be repeated at another replica.
     async fn deregister(&mut self) -> RegistrationEnd {
         let Some(mut client) = self.client.take() else {
             return RegistrationEnd::Deregistered { removed: false };
@@ -287,9 +292,18 @@ impl RegistrationTask {
             boot_id: lease.as_ref().map_or_else(|| self.request.boot_id.clone(), |_| String::new()),
             lease_id: lease.unwrap_or_default(),
         };
-        match within(DEREGISTER_TIMEOUT, client.deregister(request)).await {
-            Ok(response) => RegistrationEnd::Deregistered { removed: response.removed },
-            Err(error) => RegistrationEnd::Unconfirmed(error),
+        let mut attempts = self.connector.server_count().clamp(1, MAX_DEREGISTER_ATTEMPTS);
+        let attempt_timeout = DEREGISTER_TIMEOUT / u32::try_from(attempts).unwrap_or(1);
+        loop {
+            let error = match within(attempt_timeout, client.deregister(request.clone())).await {
+                Ok(response) => return RegistrationEnd::Deregistered { removed: response.removed },
+                Err(error) => self.connector.failed(error),
+            };
+            attempts -= 1;
+            if attempts == 0 || error.is_permanent() {
+                return RegistrationEnd::Unconfirmed(error);
+            }
+            client = Client::new(self.connector.channel());
         }
     }
 }

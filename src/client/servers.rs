@@ -13,16 +13,27 @@ use tonic::transport::Channel;
 
 #[cfg(feature = "tls")]
 use super::TlsConfig;
-use super::{ClientError, Endpoint};
+use super::{ClientError, Endpoint, balance::RandomSequence};
 
 /// Source of the channels on which streams are opened, one after the other.
 pub(crate) trait StreamConnector: Send + Sync {
     /// Returns the channel for the next stream.
     fn channel(&self) -> Channel;
 
-    /// Takes note that the last stream failed, and returns the error with its cause, if one is known.
+    /// Takes note that the last stream failed, and returns the error with its cause, if one is known. The next stream is opened
+    /// on another server, if there is one.
     fn failed(&self, error: ClientError) -> ClientError {
         error
+    }
+
+    /// Returns the address of the server of the last channel. `None` on a connection that the program opened.
+    fn server(&self) -> Option<String> {
+        None
+    }
+
+    /// Returns the number of servers.
+    fn server_count(&self) -> usize {
+        1
     }
 }
 
@@ -32,11 +43,15 @@ impl<F: Fn() -> Channel + Send + Sync> StreamConnector for F {
     }
 }
 
-/// Registries of which a client uses one: `a:8502,b:8502`.
+/// Replicas of a registry, of which a client uses one: `a:8502,b:8502`.
 ///
-/// A stream uses the first registry that can be reached, and stays with it while it works. After a failure it is opened at
-/// the next one, with the jittered delays of [`Backoff`](super::Backoff); after the last comes the first again. A registry
-/// that asks for a new stream, because a connection has reached its maximum age, is tried once more before the next.
+/// Each stream has an order of its own in which it uses them, drawn at random, so that the clients of many programs spread over
+/// all replicas. It stays with a replica while that works. After a failure, and when a replica asks for a new stream because it
+/// shuts down or a connection has reached its maximum age, the stream is opened at the next one in its order, with the jittered
+/// delays of [`Backoff`](super::Backoff); after the last comes the first again. So the clients of a replica that fails spread
+/// over all others, and one that comes back gets clients again within the maximum age of a connection.
+///
+/// All addresses must be replicas of one registry. Separate registries know different instances.
 ///
 /// ```
 /// use callboard::client::Servers;
@@ -61,10 +76,26 @@ impl Servers {
         Self::parse(text, |address| Endpoint::with_tls(address, tls.clone()))
     }
 
-    /// Returns the registries in the order in which they are tried.
+    /// Returns the replicas as they were listed.
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.0
+    }
+
+    /// Returns the list of these replicas.
+    #[cfg(feature = "server")]
+    pub(crate) fn of(endpoints: Vec<Endpoint>) -> Self {
+        Self(endpoints.into())
+    }
+
+    /// Returns the replicas in random order.
+    pub(crate) fn shuffled(&self) -> Vec<Endpoint> {
+        let random = RandomSequence::new(getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id())));
+        let mut endpoints = self.0.to_vec();
+        for end in (1..endpoints.len()).rev() {
+            endpoints.swap(end, random.index(end + 1));
+        }
+        endpoints
     }
 
     fn parse(text: &str, parse: impl Fn(&str) -> Result<Endpoint, ClientError>) -> Result<Self, ClientError> {
@@ -78,7 +109,7 @@ impl Servers {
 
     /// Returns the connector of one stream. Each stream has its own, so that one that fails does not move the others.
     pub(crate) fn connector(&self) -> Box<dyn StreamConnector> {
-        Box::new(ServerSelector { servers: self.clone(), current: AtomicUsize::new(0) })
+        Box::new(ServerSelector { order: self.shuffled(), failures: AtomicUsize::new(0) })
     }
 }
 
@@ -118,18 +149,18 @@ impl From<&Servers> for Servers {
     }
 }
 
-/// Registry that a stream uses, and those that it can use instead.
+/// Replica that a stream uses, and those that it can use instead.
 #[derive(Debug)]
 struct ServerSelector {
-    servers: Servers,
-    /// Number of failures, whose remainder is the index of the registry in use.
-    current: AtomicUsize,
+    /// At least one.
+    order: Vec<Endpoint>,
+    /// Number of failures, whose remainder is the index of the replica in use.
+    failures: AtomicUsize,
 }
 
 impl ServerSelector {
     fn endpoint(&self) -> &Endpoint {
-        // A list is never empty.
-        &self.servers.0[self.current.load(Ordering::Relaxed) % self.servers.0.len()]
+        &self.order[self.failures.load(Ordering::Relaxed) % self.order.len()]
     }
 }
 
@@ -140,16 +171,23 @@ impl StreamConnector for ServerSelector {
 
     fn failed(&self, error: ClientError) -> ClientError {
         let error = self.endpoint().explain(error);
-        // A registry that goes away for good refuses the next connection.
-        if !matches!(error, ClientError::GoingAway) {
-            self.current.fetch_add(1, Ordering::Relaxed);
-        }
+        self.failures.fetch_add(1, Ordering::Relaxed);
         error
+    }
+
+    fn server(&self) -> Option<String> {
+        Some(self.endpoint().to_string())
+    }
+
+    fn server_count(&self) -> usize {
+        self.order.len()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
 
     #[test]
@@ -165,16 +203,43 @@ mod tests {
     }
 
     #[test]
-    fn stream_moves_to_the_next_registry_after_a_failure_only() {
+    fn stream_uses_every_replica_before_one_again() {
+        let servers: Servers = "a:1,b:2,c:3".parse().unwrap();
+        let connector = servers.connector();
+        let use_next = || {
+            let server = connector.server().unwrap();
+            connector.failed(ClientError::StreamEnded);
+            server
+        };
+        let round: Vec<_> = (0..3).map(|_| use_next()).collect();
+        assert_eq!(round.iter().collect::<BTreeSet<_>>().len(), 3, "{round:?}");
+        assert_eq!((0..3).map(|_| use_next()).collect::<Vec<_>>(), round, "after the last comes the first again");
+    }
+
+    #[test]
+    fn stream_leaves_a_replica_that_asks_for_it() {
         let servers: Servers = "a:1,b:2".parse().unwrap();
-        let selector = ServerSelector { servers, current: AtomicUsize::new(0) };
-        let current = || selector.endpoint().to_string();
-        assert_eq!(current(), "a:1");
-        selector.failed(ClientError::GoingAway);
-        assert_eq!(current(), "a:1", "a connection that has reached its maximum age is no failure");
-        selector.failed(ClientError::StreamEnded);
-        assert_eq!(current(), "b:2");
-        selector.failed(ClientError::Transport("connection refused".to_owned()));
-        assert_eq!(current(), "a:1");
+        let connector = servers.connector();
+        let before = connector.server();
+        connector.failed(ClientError::GoingAway);
+        assert_ne!(connector.server(), before);
+    }
+
+    #[test]
+    fn streams_and_those_of_a_failed_replica_spread_over_all() {
+        let servers: Servers = "a:1,b:2,c:3".parse().unwrap();
+        let (mut first, mut second) = (BTreeMap::new(), BTreeMap::new());
+        for _ in 0..600 {
+            let connector = servers.connector();
+            let server = connector.server().unwrap();
+            if server == "a:1" {
+                connector.failed(ClientError::StreamEnded);
+                *second.entry(connector.server().unwrap()).or_insert(0) += 1;
+            }
+            *first.entry(server).or_insert(0) += 1;
+        }
+        // Each would be 200, with a standard deviation of 12, and of 7 for the two parts of a third.
+        assert!(first.len() == 3 && first.values().all(|count| (120..280).contains(count)), "{first:?}");
+        assert!(second.len() == 2 && second.values().all(|count| (50..150).contains(count)), "{second:?}");
     }
 }

@@ -51,13 +51,18 @@ pub enum WatchEvent {
     Settling,
     /// The stream broke, or could not be opened. The instances known so far may be out of date.
     Disconnected {
+        /// Address of the replica. `None` on a connection that the program opened.
+        server: Option<String>,
         /// Error of the stream.
         error: ClientError,
         /// Delay until the next attempt.
         retry_in: Duration,
     },
-    /// The stream is open again after a disconnection.
-    Reconnected,
+    /// The stream is open again after a disconnection, perhaps at another replica.
+    Reconnected {
+        /// Address of the replica. `None` on a connection that the program opened.
+        server: Option<String>,
+    },
 }
 
 /// Reason for which a watch starts over.
@@ -149,6 +154,7 @@ impl Watch {
                 return Ok(event);
             }
             if let Err(error) = self.advance().await {
+                let server = self.connector.server();
                 let error = self.connector.failed(error);
                 if error.is_permanent() {
                     self.stream = None;
@@ -157,7 +163,7 @@ impl Watch {
                 let retry_in = self.backoff.delay(error.retry_after());
                 self.stream = None;
                 self.retry_at = Some(super::now() + retry_in);
-                return Ok(WatchEvent::Disconnected { error, retry_in });
+                return Ok(WatchEvent::Disconnected { server, error, retry_in });
             }
         }
     }
@@ -193,7 +199,7 @@ impl Watch {
         let opened = timeout(OPEN_TIMEOUT, client.watch(request)).await;
         self.stream = Some(opened.map_err(|_| ClientError::Timeout(OPEN_TIMEOUT))??.into_inner());
         if self.retry_at.take().is_some() {
-            self.ready.push_back(WatchEvent::Reconnected);
+            self.ready.push_back(WatchEvent::Reconnected { server: self.connector.server() });
         }
         self.ready.extend(self.reader.stream_opened());
         Ok(())

@@ -178,8 +178,10 @@ async fn outage_shorter_than_the_ttl_removes_no_instance() {
     for outputs in within("all watches behind the proxy", watches.join_all()).await {
         fail_static::check(&outputs).unwrap();
         gapless::check_client(&outputs, &reference, Scope::names(&SERVICES)).unwrap();
-        let resumed =
-            outputs.iter().filter(|output| matches!(output, ClientOutput::Event(WatchEvent::Reconnected))).count();
+        let resumed = outputs
+            .iter()
+            .filter(|output| matches!(output, ClientOutput::Event(WatchEvent::Reconnected { .. })))
+            .count();
         println!("a watch returned {} events, and reconnected {resumed} times", outputs.len());
     }
     let interruptions: usize = registered.iter().map(Registered::interruptions).sum();

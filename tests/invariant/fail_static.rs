@@ -56,7 +56,7 @@ impl Served {
             | WatchEvent::Degraded
             | WatchEvent::Settling
             | WatchEvent::Disconnected { .. }
-            | WatchEvent::Reconnected => {}
+            | WatchEvent::Reconnected { .. } => {}
         }
         Ok(())
     }
@@ -74,7 +74,7 @@ pub fn revision_after(event: &WatchEvent) -> Option<u64> {
         | WatchEvent::Degraded
         | WatchEvent::Settling
         | WatchEvent::Disconnected { .. }
-        | WatchEvent::Reconnected => None,
+        | WatchEvent::Reconnected { .. } => None,
     }
 }
 
@@ -93,7 +93,7 @@ impl Program {
         };
         match event {
             WatchEvent::Disconnected { .. } => self.away = true,
-            WatchEvent::Reconnected => self.away = false,
+            WatchEvent::Reconnected { .. } => self.away = false,
             other if self.away => return Err(Lost::OutOfThinAir(format!("{other:?}"))),
             _ => {}
         }
@@ -116,7 +116,7 @@ mod tests {
     use crate::harness::message::{instance, removed};
 
     fn disconnected() -> WatchEvent {
-        WatchEvent::Disconnected { error: ClientError::StreamEnded, retry_in: Duration::ZERO }
+        WatchEvent::Disconnected { server: None, error: ClientError::StreamEnded, retry_in: Duration::ZERO }
     }
 
     fn checked(events: Vec<WatchEvent>) -> Result<(), Lost> {
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn outage_without_changes_passes() {
-        let outage = vec![disconnected(), disconnected(), WatchEvent::Reconnected];
+        let outage = vec![disconnected(), disconnected(), WatchEvent::Reconnected { server: None }];
         let back = vec![WatchEvent::Reset(ResetCause::OtherIncarnation), WatchEvent::Synced { revision: 9 }];
         assert_eq!(checked([start(), outage, back].concat()), Ok(()));
     }

@@ -89,31 +89,38 @@ fn event_is_one_object_with_the_lease_id_in_hexadecimal() {
         ttl: Duration::from_secs(5),
         revision: 7,
         again: false,
+        server: Some("127.0.0.1:1".to_owned()),
     };
     let json = serde_json::to_value(printer().report(&event)).unwrap();
     let expected = serde_json::json!({
         "type": "registered", "service": "web", "id": "a",
-        "lease_id": "00ab", "ttl_seconds": 5.0, "revision": 7, "again": false,
+        "lease_id": "00ab", "ttl_seconds": 5.0, "revision": 7, "again": false, "server": "127.0.0.1:1",
     });
     assert_eq!(json, expected);
     let text = printer().success(&event).unwrap();
     assert_eq!(text, "registered web/a at 127.0.0.1:9001 (ttl 5s, revision 7)");
+    let several = RegistrationPrinter { servers: "127.0.0.1:1,127.0.0.1:2".to_owned(), ..printer() };
+    let text = several.success(&event).unwrap();
+    assert_eq!(text, "registered web/a at 127.0.0.1:9001 (ttl 5s, revision 7, server 127.0.0.1:1)");
 }
 
 #[test]
-fn repeated_error_is_printed_once_until_it_ends() {
-    let down = RegistrationEvent::Interrupted {
-        error: ClientError::Transport("connection refused".to_owned()),
+fn repeated_error_of_a_server_is_printed_once_until_it_ends() {
+    let down = |server: &str| RegistrationEvent::Interrupted {
+        error: ClientError::Connect("connection refused".to_owned()),
         retry_in: Duration::from_secs(1),
+        server: Some(server.to_owned()),
     };
     let mut printer = printer();
-    printer.print_error(&down);
-    let message = printer.printed_error.clone().unwrap();
-    assert!(message.contains("127.0.0.1:1: connection refused"), "{message}");
-    printer.print_error(&down);
-    assert_eq!(printer.printed_error.as_ref(), Some(&message));
-    printer.print_error(&RegistrationEvent::Resumed { time_left: Duration::ZERO });
-    assert_eq!(printer.printed_error, None);
+    for _ in 0..3 {
+        printer.print_error(&down("127.0.0.1:1"));
+        printer.print_error(&down("127.0.0.1:2"));
+    }
+    let errors = printer.errors.printed();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(errors[1].contains("127.0.0.1:2: connection refused"), "{errors:?}");
+    printer.print_error(&RegistrationEvent::Resumed { time_left: Duration::ZERO, server: None });
+    assert!(printer.errors.printed().is_empty());
 }
 
 #[test]

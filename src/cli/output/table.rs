@@ -14,8 +14,8 @@ const GAP: (u16, u16) = (0, 3);
 
 /// Writes a table with one line for each row. Lines do not wrap, so that `grep` and `cut` see whole rows.
 pub(super) fn write<T: Printable>(out: &mut impl Write, items: &[T], wide: bool) -> io::Result<()> {
-    let (narrow, more) = T::COLUMNS;
-    let columns: Vec<&str> = narrow.iter().chain(more.iter().filter(|_| wide)).copied().collect();
+    let (narrow, more) = T::columns();
+    let columns: Vec<&str> = narrow.into_iter().chain(more.iter().copied().filter(|_| wide)).collect();
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(&columns);
     let status_column = columns.iter().position(|column| *column == STATUS);

@@ -79,7 +79,9 @@ async fn dry_run(
         policy: Some(document.to_proto()),
     };
     let request = ValidatePoliciesRequest { policies: policies.iter().map(draft).collect() };
-    let response = connection.call(connection.admin().validate_policies(with_deadline(request))).await?;
+    let response = connection
+        .repeatable(async |server| server.call(server.admin().validate_policies(with_deadline(request.clone()))).await);
+    let response = response.await?;
     let defaults = policies.iter().find(|(target, _)| *target == PolicyTarget::Defaults).map(|(_, document)| document);
     let mut errors = Vec::new();
     for ((target, _), validated) in policies.iter().zip(response.policies) {

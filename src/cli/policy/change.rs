@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     cli::{
-        connection::{ServerArgs, ServerConnection, with_deadline},
+        connection::{ServerArgs, ServerConnection, is_outcome_unknown, with_deadline},
         error::{CliError, TIMED_OUT},
         output::{self, OutputArgs, OutputFormat},
         terminal::{escape, print_stderr},
@@ -197,27 +197,32 @@ pub(super) async fn set_policy(
 ) -> Result<SetPolicyResponse, CliError> {
     let request =
         SetPolicyRequest { service: target.service(), policy: Some(document.to_proto()), expected_revision, dry_run };
-    let response = connection.call(connection.admin().set_policy(with_deadline(request))).await;
-    response.map_err(|error| match error {
-        CliError::Call { error: ClientError::Rejected(status), .. } if status.code() == Code::Aborted => {
-            CliError::Conflict(status.message().to_owned())
+    // A whole document is set, to a known revision or to any, so the request may be repeated: it changes nothing the second time.
+    let mut lost: Option<(String, ClientError)> = None;
+    let response = connection.repeatable(async |server| {
+        let response = server.call(server.admin().set_policy(with_deadline(request.clone()))).await;
+        if let Err(error) = &response
+            && is_outcome_unknown(error)
+        {
+            lost = Some((server.address(), error.clone()));
         }
-        // The policy was read just before, so the registry was there.
-        CliError::Call { address, error } if !dry_run && is_lost(&error) => CliError::OutcomeUnknown(format!(
-            "the connection to the registry at {address} was lost while {target} was set: {error}; it may have been set: see \
-             `callboard policy history {}`, and run the command again if it has not",
-            target.arguments()
-        )),
-        error => error,
+        response
+    });
+    let response = response.await;
+    let is_conflict =
+        |error: &ClientError| matches!(error, ClientError::Rejected(status) if status.code() == Code::Aborted);
+    response.map_err(|error| match (error, lost) {
+        (CliError::Call { error, .. }, None) if is_conflict(&error) => CliError::Conflict(error.to_string()),
+        // The other revision may be that of the lost request.
+        (CliError::Call { .. } | CliError::NoServer(_), Some((address, error))) if !dry_run => {
+            CliError::OutcomeUnknown(format!(
+                "the connection to the registry at {address} was lost while {target} was set: {error}; it may have been set: see \
+                 `callboard policy history {}`, and run the command again if it has not",
+                target.arguments()
+            ))
+        }
+        (error, _) => error,
     })
-}
-
-/// Returns whether no answer arrived.
-fn is_lost(error: &ClientError) -> bool {
-    matches!(
-        error,
-        ClientError::Transport(_) | ClientError::Timeout(_) | ClientError::StreamEnded | ClientError::GoingAway
-    )
 }
 
 /// Completes and prints a change.

@@ -72,9 +72,11 @@ pub(super) async fn revisions(
     connection: &ServerConnection,
     target: &PolicyTarget,
 ) -> Result<Vec<StoredPolicyView>, CliError> {
-    let request = with_deadline(ListPolicyRevisionsRequest { service: target.service() });
-    let response = connection.call(connection.admin().list_policy_revisions(request)).await?;
-    Ok(response.revisions.into_iter().map(StoredPolicyView::from).collect())
+    let request = ListPolicyRevisionsRequest { service: target.service() };
+    let response = connection.repeatable(async |server| {
+        server.call(server.admin().list_policy_revisions(with_deadline(request.clone()))).await
+    });
+    Ok(response.await?.revisions.into_iter().map(StoredPolicyView::from).collect())
 }
 
 /// Adds to each revision the fields that it changed, and returns the newest last.

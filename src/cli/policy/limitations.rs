@@ -66,6 +66,8 @@ pub(super) async fn limitations(
         policy: Some(document.to_proto()),
         defaults: defaults.map(PolicyFields::to_proto),
     };
-    let response = connection.call(connection.xds().list_policy_limitations(with_deadline(request))).await?;
-    Ok(response.limitations.into_iter().map(PolicyLimitationView::from).collect())
+    let response = connection.repeatable(async |server| {
+        server.call(server.xds().list_policy_limitations(with_deadline(request.clone()))).await
+    });
+    Ok(response.await?.limitations.into_iter().map(PolicyLimitationView::from).collect())
 }

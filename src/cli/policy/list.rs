@@ -7,7 +7,7 @@ use clap::Args;
 use super::StoredPolicyView;
 use crate::{
     cli::{
-        connection::{ServerArgs, pages, with_deadline},
+        connection::{ServerArgs, with_deadline},
         error::CliError,
         output::{self, OutputArgs, Printable},
         view::{or_dash, set},
@@ -45,9 +45,9 @@ impl Printable for StoredPolicyView {
 
 pub(super) async fn run(args: ListArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
-    let policies = pages(usize::MAX, async |page_token| {
+    let policies = connection.pages(usize::MAX, async |server, page_token| {
         let request = with_deadline(ListPoliciesRequest { page_size: 0, page_token });
-        let page = connection.call(connection.admin().list_policies(request)).await?;
+        let page = server.call(server.admin().list_policies(request)).await?;
         Ok((page.policies, page.next_page_token))
     });
     let policies: Vec<StoredPolicyView> = policies.await?.into_iter().map(StoredPolicyView::from).collect();

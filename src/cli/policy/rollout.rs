@@ -83,6 +83,19 @@ impl RolloutView {
         }
     }
 
+    /// Joins the views of the replicas.
+    fn of_replicas(replicas: Vec<Self>) -> Self {
+        let joined = Self { complete: true, revision: u64::MAX, streams: 0, synced: 0, unsynced: Vec::new() };
+        replicas.into_iter().fold(joined, |mut joined, replica| {
+            joined.complete &= replica.complete;
+            joined.revision = joined.revision.min(replica.revision);
+            joined.streams += replica.streams;
+            joined.synced += replica.synced;
+            joined.unsynced.extend(replica.unsynced);
+            joined
+        })
+    }
+
     pub(super) fn is_complete(&self) -> bool {
         self.complete
     }
@@ -146,9 +159,15 @@ pub(super) async fn wait_for_rollout(
 }
 
 async fn get_rollout(connection: &ServerConnection, service: String, wanted: u64) -> Result<RolloutView, CliError> {
-    let request = with_deadline(GetPolicyRolloutRequest { service });
-    let response = connection.call(connection.xds().get_policy_rollout(request)).await?;
-    Ok(RolloutView::new(wanted, response))
+    let request = GetPolicyRolloutRequest { service };
+    let answers = connection
+        .each(async |server| server.call(server.xds().get_policy_rollout(with_deadline(request.clone()))).await);
+    let mut all = Vec::new();
+    for (address, answer) in answers.await {
+        // The clients of a replica that does not answer are unknown, until they connect to another one.
+        all.push(RolloutView::new(wanted, answer.map_err(|error| CliError::Call { address, error })?));
+    }
+    Ok(RolloutView::of_replicas(all))
 }
 
 #[cfg(test)]

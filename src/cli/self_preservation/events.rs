@@ -8,12 +8,14 @@ use serde::Serialize;
 use super::SelfPreservationView;
 use crate::{
     cli::{
-        connection::{ServerArgs, pages, with_deadline},
+        connection::{ServerArgs, ServerClient, pages, with_deadline},
         error::CliError,
         events::CallerView,
-        output::{self, OutputArgs, Printable},
+        output::{OutputArgs, Printable},
+        replicas::{self, ReplicaItem, ask_each},
         view::{or_dash, time},
     },
+    client::ClientError,
     pb::callboard::v1::{ListSelfPreservationEventsRequest, SelfPreservationEvent, SelfPreservationEventKind},
 };
 
@@ -70,23 +72,37 @@ impl Printable for SelfPreservationEventView {
 }
 
 pub(super) async fn run(args: SelfPreservationEventsArgs) -> Result<ExitCode, CliError> {
-    let connection = args.server.connect()?;
-    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
-    let events = pages(limit, async |page_token| {
-        let request = with_deadline(ListSelfPreservationEventsRequest { page_size: args.limit.min(1_000), page_token });
-        let page = connection.call(connection.admin().list_self_preservation_events(request)).await?;
+    let mut found = ask_each(&args.server, async |server| events_of(server, args.limit).await).await?;
+    let mut events = Vec::new();
+    for (replica, views) in &mut found.answers {
+        events.extend(views.drain(..).map(|item| ReplicaItem { replica: replica.clone(), item }));
+    }
+    // RFC 3339 in UTC: the order of the texts is that of the times. The sort keeps the order of equal ones.
+    events.sort_by(|one, other| one.item.time.cmp(&other.item.time));
+    let older = events.len().saturating_sub(usize::try_from(args.limit).unwrap_or(usize::MAX));
+    events.drain(..older);
+    replicas::list(args.output.format, events, found.are_several(), "no events")?;
+    Ok(found.finish(0))
+}
+
+/// Fetches the name of a replica and its newest events, the newest last.
+async fn events_of(server: &ServerClient, limit: u32) -> Result<(String, Vec<SelfPreservationEventView>), ClientError> {
+    let mut replica = String::new();
+    let events = pages(usize::try_from(limit).unwrap_or(usize::MAX), async |page_token| {
+        let request = with_deadline(ListSelfPreservationEventsRequest { page_size: limit.min(1_000), page_token });
+        let page = server.call(server.admin().list_self_preservation_events(request)).await?;
+        replica = page.replica;
         Ok((page.events, page.next_page_token))
     });
-    let mut events: Vec<SelfPreservationEventView> =
-        events.await?.into_iter().map(SelfPreservationEventView::from).collect();
+    let mut events: Vec<_> = events.await?.into_iter().map(SelfPreservationEventView::from).collect();
     events.reverse();
-    output::list(args.output.format, &events, "no events")?;
-    Ok(ExitCode::SUCCESS)
+    Ok((replica, events))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::output;
     use crate::pb::callboard::v1::SelfPreservation;
 
     #[test]

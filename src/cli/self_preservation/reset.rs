@@ -11,6 +11,7 @@ use crate::{
         connection::{ServerArgs, with_deadline},
         error::CliError,
         output::{self, OutputArgs},
+        replicas::{ReplicaItem, ask_each},
         terminal::escape,
         view::set,
     },
@@ -39,20 +40,33 @@ struct ResetView {
 }
 
 pub(super) async fn run(args: ResetArgs) -> Result<ExitCode, CliError> {
-    let connection = args.server.connect()?;
-    let service = args.service.unwrap_or_default();
-    let request = with_deadline(ResetSelfPreservationRequest { service: service.clone(), all: args.all });
-    let released_instances =
-        connection.call(connection.admin().reset_self_preservation(request)).await?.released_instances;
-    let view = ResetView { service: set(service), released_instances };
-    let name = view.service.as_deref().unwrap_or(WHOLE);
-    let line = match released_instances {
-        0 => format!("{}: no instances miss heartbeats", escape(name)),
-        _ => format!(
-            "{}: instances that are removed now or when their leases expire: {released_instances}",
-            escape(name)
-        ),
-    };
-    output::one(args.output.format, &view, Some(name), Some(&line))?;
-    Ok(ExitCode::SUCCESS)
+    let request = ResetSelfPreservationRequest { service: args.service.unwrap_or_default(), all: args.all };
+    // Every replica holds the instances whose leases it has.
+    let found = ask_each(&args.server, async |server| {
+        let request = with_deadline(request.clone());
+        let response = server.call(server.admin().reset_self_preservation(request)).await?;
+        Ok((response.replica, response.released_instances))
+    });
+    let found = found.await?;
+    for (replica, released_instances) in &found.answers {
+        let item = ResetView { service: set(request.service.clone()), released_instances: *released_instances };
+        let line = if found.are_several() { format!("{}: {}", escape(replica), item.line()) } else { item.line() };
+        let view = ReplicaItem { replica: replica.clone(), item };
+        output::one(args.output.format, &view, Some(view.item.name()), Some(&line))?;
+    }
+    Ok(found.finish(0))
+}
+
+impl ResetView {
+    fn name(&self) -> &str {
+        self.service.as_deref().unwrap_or(WHOLE)
+    }
+
+    fn line(&self) -> String {
+        let name = escape(self.name());
+        match self.released_instances {
+            0 => format!("{name}: no instances miss heartbeats"),
+            count => format!("{name}: instances that are removed now or when their leases expire: {count}"),
+        }
+    }
 }

@@ -106,7 +106,7 @@ impl WatchLines {
             | WatchEvent::Degraded
             | WatchEvent::Settling
             | WatchEvent::Disconnected { .. }
-            | WatchEvent::Reconnected => Vec::new(),
+            | WatchEvent::Reconnected { .. } => Vec::new(),
         }
     }
 

@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::{
     cli::{
-        connection::{ServerArgs, pages, with_deadline},
+        connection::{ServerArgs, with_deadline},
         error::{CliError, FINDINGS},
         output::{self, OutputArgs, OutputFormat},
         terminal::escape,
@@ -67,9 +67,9 @@ pub(super) async fn run(args: ExplainArgs) -> Result<ExitCode, CliError> {
         subset: args.subset.unwrap_or_default(),
         ..ExplainRequest::default()
     };
-    let pages = pages(usize::MAX, async |page_token| {
+    let pages = connection.pages(usize::MAX, async |server, page_token| {
         let request = ExplainRequest { page_token, ..asked.clone() };
-        let mut page = connection.call(connection.xds().explain(with_deadline(request))).await?;
+        let mut page = server.call(server.xds().explain(with_deadline(request))).await?;
         let next = std::mem::take(&mut page.next_page_token);
         Ok((vec![page], next))
     });

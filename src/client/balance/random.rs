@@ -30,7 +30,7 @@ impl RandomSequence {
 
     /// Returns an index below the length, or 0 if the length is 0.
     #[expect(clippy::cast_possible_truncation, reason = "the remainder is below a usize")]
-    pub(super) fn index(&self, length: usize) -> usize {
+    pub(in crate::client) fn index(&self, length: usize) -> usize {
         self.next().checked_rem(length as u64).unwrap_or_default() as usize
     }
 }

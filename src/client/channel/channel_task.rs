@@ -144,7 +144,7 @@ impl ChannelTask {
             RegistryEvent::Watch(WatchEvent::Disconnected { error, .. }) => {
                 self.registry_error = Some(error.to_string());
             }
-            RegistryEvent::Watch(WatchEvent::Reconnected) => self.registry_error = None,
+            RegistryEvent::Watch(WatchEvent::Reconnected { .. }) => self.registry_error = None,
             RegistryEvent::Watch(event) => {
                 let recovered = self.registry_error.take().is_some();
                 return self.set.apply(event) || recovered;

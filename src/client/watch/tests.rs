@@ -141,7 +141,7 @@ mod over_a_connection {
             responses.send(Ok(synced(8))).await.unwrap();
         };
         let (event, ()) = tokio::join!(watch.next(), second);
-        assert!(matches!(event, Ok(WatchEvent::Reconnected)));
+        assert!(matches!(event, Ok(WatchEvent::Reconnected { .. })));
         assert!(matches!(watch.next().await, Ok(WatchEvent::Synced { revision: 8 })));
         assert_eq!(watch.token(), &token(8));
     }
@@ -154,15 +154,12 @@ mod over_a_connection {
         for _ in 0..20 {
             let before = now();
             let event = watch.next().await;
-            assert!(
-                matches!(event, Ok(WatchEvent::Disconnected { error: ClientError::Transport(_), .. })),
-                "{event:?}"
-            );
+            assert!(matches!(event, Ok(WatchEvent::Disconnected { error: ClientError::Connect(_), .. })), "{event:?}");
             assert!(before.elapsed() <= Backoff::MAX_DELAY, "{:?}", before.elapsed());
         }
         fake.set_down(false);
         let (event, _) = tokio::join!(watch.next(), fake.watch());
-        assert!(matches!(event, Ok(WatchEvent::Reconnected)));
+        assert!(matches!(event, Ok(WatchEvent::Reconnected { .. })));
     }
 
     #[tokio::test(start_paused = true)]
@@ -205,7 +202,7 @@ mod over_a_connection {
         let (_, _still_open) = tokio::join!(watch.next(), first);
         assert!(matches!(watch.next().await, Ok(WatchEvent::Disconnected { error: ClientError::GoingAway, .. })));
         let (event, (request, _)) = tokio::join!(watch.next(), fake.watch());
-        assert!(matches!(event, Ok(WatchEvent::Reconnected)));
+        assert!(matches!(event, Ok(WatchEvent::Reconnected { .. })));
         assert_eq!(request.resume_token, token(7));
     }
 
@@ -251,7 +248,7 @@ mod over_a_connection {
             responses
         };
         let events = async {
-            assert!(matches!(watch.next().await, Ok(WatchEvent::Reconnected)));
+            assert!(matches!(watch.next().await, Ok(WatchEvent::Reconnected { .. })));
             assert!(matches!(watch.next().await, Ok(WatchEvent::Snapshot(_))));
             assert!(matches!(watch.next().await, Ok(WatchEvent::Synced { revision: 9 })));
         };
