@@ -19,6 +19,7 @@
 //! | `bad_input` | invalid requests |
 //! | `balanced_channel` | channels of the Rust client: calls over instances that come, go, drain and are killed |
 //! | `settle` | restarts of a registry in memory, with watches that resume |
+//! | `several_servers` | commands and clients with several servers: failover, lists over all of them |
 //! | `shutdown`, `snapshot` | shutdown with thousands of streams, a service that is larger than a message |
 //! | `policy` | policies of services: documents, revisions, errors, kills, exports |
 //! | `disk`, `process` | the store: kills, exports; kills, stops and restarts of processes |
@@ -85,6 +86,7 @@ mod readme;
 mod reference;
 mod self_preservation;
 mod settle;
+mod several_servers;
 mod shutdown;
 mod snapshot;
 mod stalled;
