@@ -60,7 +60,7 @@ pub(super) struct BootstrapArgs {
     /// Client that reads the file
     #[arg(long = "for", value_enum, value_name = "CLIENT")]
     client: BootstrapClient,
-    /// gRPC address of the registry, as the client reaches it; repeat it for registries to fall back to
+    /// gRPC address of the registry, as the client reaches it; repeat it for other replicas
     #[arg(
         long = "server",
         value_name = "ADDR",
@@ -95,6 +95,20 @@ pub(super) struct BootstrapArgs {
     admin: Option<SocketAddr>,
 }
 
+/// Use that a client makes of several addresses of a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FailoverSupport {
+    /// A list. From this version on the client uses the next one while it cannot reach the first one and lacks a resource (gRFC
+    /// A71); earlier versions use the first one only.
+    Fallback(&'static str),
+    /// One target with several IP addresses, of which the client uses the next one as soon as it loses one.
+    IpAddresses,
+    /// A cluster with several endpoints, of which the client uses the next one as soon as it loses one.
+    Cluster,
+    /// One address only. It may be a name that resolves to several IP addresses.
+    None,
+}
+
 /// Region, zone and sub-zone of a client. Those that are unknown are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 struct NodeLocality {
@@ -123,7 +137,7 @@ struct BootstrapTls {
 /// Parts of a bootstrap that all clients have.
 #[derive(Debug)]
 struct Bootstrap {
-    /// `host:port` of each registry, at least one.
+    /// `host:port` of each registry, or one target with the addresses of all; at least one.
     servers: Vec<String>,
     /// `None` without TLS.
     tls: Option<BootstrapTls>,
@@ -140,6 +154,14 @@ pub(super) fn run(args: &BootstrapArgs) -> Result<ExitCode, CliError> {
     if let Some(version) = args.client.first_version_with_tls().filter(|_| args.uses_tls()) {
         print_stderr(&format!("hint: the client reads credentials of the type tls from {version} on"));
     }
+    if let FailoverSupport::Fallback(version) = args.client.failover_support()
+        && args.servers.len() > 1
+    {
+        print_stderr(&format!(
+            "hint: the client uses the first replica, and another one only while it cannot reach the first and lacks a resource, from \
+             {version} on; to let it go on at once, in any version, give one name that resolves to all replicas"
+        ));
+    }
     print_stderr(if args.client == BootstrapClient::Envoy {
         "hint: start Envoy with `envoy -c FILE`"
     } else {
@@ -149,11 +171,16 @@ pub(super) fn run(args: &BootstrapArgs) -> Result<ExitCode, CliError> {
 }
 
 impl BootstrapClient {
-    /// Returns whether the client turns to the next registry of a list when it cannot reach one.
-    fn falls_back(self) -> bool {
+    /// Returns the use that the client makes of several addresses.
+    fn failover_support(self) -> FailoverSupport {
         match self {
-            Self::Go | Self::Java | Self::Python | Self::Ruby | Self::Php | Self::Cpp => true,
-            Self::Node | Self::Rust | Self::Envoy => false,
+            Self::Go => FailoverSupport::Fallback("grpc-go 1.70"),
+            Self::Java => FailoverSupport::Fallback("grpc-java 1.71"),
+            // The C-core knows several IP addresses, too, but sends an invalid :authority for them.
+            Self::Python | Self::Ruby | Self::Php | Self::Cpp => FailoverSupport::Fallback("gRPC 1.67"),
+            Self::Node => FailoverSupport::IpAddresses,
+            Self::Envoy => FailoverSupport::Cluster,
+            Self::Rust => FailoverSupport::None,
         }
     }
 
@@ -200,9 +227,8 @@ impl BootstrapArgs {
             );
             return Err(CliError::Usage(text.into()));
         }
-        if self.servers.len() > 1 && !self.client.falls_back() {
-            let text = format!("{client} uses one registry only, but --server names several; name one");
-            return Err(CliError::Usage(text.into()));
+        if self.servers.len() > 1 {
+            self.check_several(client)?;
         }
         if !self.uses_tls() {
             return Ok(());
@@ -239,6 +265,23 @@ impl BootstrapArgs {
         problem.map_or(Ok(()), |problem| Err(CliError::Usage(problem.into())))
     }
 
+    /// Rejects several addresses if the client cannot use them.
+    fn check_several(&self, client: &str) -> Result<(), CliError> {
+        let problem = match self.client.failover_support() {
+            FailoverSupport::Fallback(_) | FailoverSupport::Cluster => return Ok(()),
+            FailoverSupport::IpAddresses if ip_target(&self.addresses()).is_some() => return Ok(()),
+            FailoverSupport::IpAddresses => "uses several addresses only if all are IPv4 or all are IPv6 addresses",
+            FailoverSupport::None => "uses one address only",
+        };
+        let text = format!("{client} {problem}; give one, which may be a name that resolves to all replicas");
+        Err(CliError::Usage(text.into()))
+    }
+
+    /// Returns `host:port` of each registry.
+    fn addresses(&self) -> Vec<String> {
+        self.servers.iter().map(|address| authority(address).to_owned()).collect()
+    }
+
     fn uses_tls(&self) -> bool {
         self.tls.is_wanted() || self.servers.iter().any(|address| address.starts_with("https://"))
     }
@@ -263,7 +306,11 @@ impl BootstrapArgs {
             cluster: self.cluster.clone(),
             locality: self.locality.clone().unwrap_or_default(),
         };
-        Ok(Bootstrap { servers: self.servers.iter().map(|address| authority(address).to_owned()).collect(), tls, node })
+        let mut servers = self.addresses();
+        if servers.len() > 1 && self.client.failover_support() == FailoverSupport::IpAddresses {
+            servers = ip_target(&servers).into_iter().collect();
+        }
+        Ok(Bootstrap { servers, tls, node })
     }
 }
 
@@ -271,6 +318,15 @@ impl BootstrapArgs {
 fn authority(address: &str) -> &str {
     let bare = address.strip_prefix("http://").or_else(|| address.strip_prefix("https://")).unwrap_or(address);
     bare.strip_suffix('/').unwrap_or(bare)
+}
+
+/// Returns a target of several IP addresses: `ipv4:10.0.0.1:8502,10.0.0.2:8502`. `None` if one is a name, or if some are IPv4 and others
+/// IPv6 addresses.
+fn ip_target(addresses: &[String]) -> Option<String> {
+    let parsed: Vec<SocketAddr> = addresses.iter().map(|address| address.parse().ok()).collect::<Option<_>>()?;
+    let is_v4 = parsed.first()?.is_ipv4();
+    let scheme = if is_v4 { "ipv4" } else { "ipv6" };
+    parsed.iter().all(|address| address.is_ipv4() == is_v4).then(|| format!("{scheme}:{}", addresses.join(",")))
 }
 
 /// Returns the name of this host with a random number, so that programs on one host have different ids.

@@ -60,10 +60,15 @@ dynamic_resources:
 /// Returns the cluster of registries. Envoy tries all addresses of a name; by default, it ignores the IPv4 addresses of a
 /// name that has others. Pings notice a registry that vanished without closing the connection.
 fn registry_cluster(bootstrap: &Bootstrap) -> Result<String, CliError> {
-    let address = bootstrap.servers.first().map(String::as_str).unwrap_or_default();
-    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let port = port.parse().map_err(anyhow::Error::from)?;
+    let (mut hosts, mut endpoints) = (Vec::new(), Vec::new());
+    for address in &bootstrap.servers {
+        let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let address = socket_address(host, port.parse().map_err(anyhow::Error::from)?)?;
+        endpoints.push(format!("{{endpoint: {{address: {address}}}}}"));
+        hosts.push(host);
+    }
+    let is_ip = |host: &&str| host.parse::<IpAddr>().is_ok();
     let mut text = format!(
         r#"  clusters:
   - name: {REGISTRY_CLUSTER}
@@ -72,25 +77,32 @@ fn registry_cluster(bootstrap: &Bootstrap) -> Result<String, CliError> {
     connect_timeout: 3s
     load_assignment:
       cluster_name: {REGISTRY_CLUSTER}
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {address}}}}}]}}]
+      endpoints: [{{lb_endpoints: [{endpoints}]}}]
     typed_extension_protocol_options:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
         explicit_http_config:
           http2_protocol_options: {{connection_keepalive: {{interval: 20s, timeout: 10s}}}}
 "#,
-        discovery = if host.parse::<IpAddr>().is_ok() { "STATIC" } else { "STRICT_DNS" },
-        address = socket_address(host, port)?,
+        discovery = if hosts.iter().all(is_ip) { "STATIC" } else { "STRICT_DNS" },
+        endpoints = endpoints.join(", "),
     );
     if let Some(tls) = &bootstrap.tls {
-        text.push_str(&transport_socket(tls, host)?);
+        text.push_str(&transport_socket(tls, &hosts)?);
     }
     Ok(text)
 }
 
-fn transport_socket(tls: &BootstrapTls, host: &str) -> Result<String, CliError> {
-    let name = tls.server_name.as_deref().unwrap_or(host);
-    let is_ip = name.parse::<IpAddr>().is_ok();
+/// Returns the TLS settings. The certificate of any of the hosts is accepted from each, because the endpoints of a cluster share them.
+fn transport_socket(tls: &BootstrapTls, hosts: &[&str]) -> Result<String, CliError> {
+    let mut names: Vec<&str> = tls.server_name.as_deref().map_or_else(|| hosts.to_vec(), |name| vec![name]);
+    names.dedup();
+    let is_ip = |name: &&str| name.parse::<IpAddr>().is_ok();
+    let matchers = names.iter().map(|name| {
+        let kind = if is_ip(name) { "IP_ADDRESS" } else { "DNS" };
+        Ok(format!("{{san_type: {kind}, matcher: {{exact: {}}}}}", scalar(name)?))
+    });
+    let matchers = matchers.collect::<Result<Vec<_>, CliError>>()?;
     let mut text = format!(
         r#"    transport_socket:
       name: envoy.transport_sockets.tls
@@ -100,11 +112,10 @@ fn transport_socket(tls: &BootstrapTls, host: &str) -> Result<String, CliError> 
           alpn_protocols: [h2]
           validation_context:
             trusted_ca: {{filename: {ca}}}
-            match_typed_subject_alt_names: [{{san_type: {san_type}, matcher: {{exact: {name}}}}}]
+            match_typed_subject_alt_names: [{matchers}]
 "#,
         ca = path(tls.ca.as_deref().unwrap_or(Path::new("")))?,
-        san_type = if is_ip { "IP_ADDRESS" } else { "DNS" },
-        name = scalar(name)?,
+        matchers = matchers.join(", "),
     );
     if let Some((certificate, key)) = &tls.certificate {
         let (certificate, key) = (path(certificate)?, path(key)?);
@@ -113,7 +124,7 @@ fn transport_socket(tls: &BootstrapTls, host: &str) -> Result<String, CliError> 
             "          tls_certificates: [{{certificate_chain: {{filename: {certificate}}}, private_key: {{filename: {key}}}}}]"
         );
     }
-    if !is_ip {
+    if let Some(name) = names.iter().find(|name| !is_ip(name)) {
         let _ = writeln!(text, "        sni: {}", scalar(name)?);
     }
     Ok(text)

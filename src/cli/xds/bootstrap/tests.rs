@@ -110,6 +110,45 @@ fn several_servers_become_a_list_where_the_client_falls_back() {
 }
 
 #[test]
+fn several_ip_addresses_become_one_target_for_node() {
+    for (servers, target) in [
+        ("10.0.0.1:8502,http://10.0.0.2:8502", "ipv4:10.0.0.1:8502,10.0.0.2:8502"),
+        ("[::1]:8502,[::2]:8502", "ipv6:[::1]:8502,[::2]:8502"),
+        ("10.0.0.1:8502", "10.0.0.1:8502"),
+    ] {
+        let bootstrap = grpc(&format!("--for node --server {servers}"));
+        assert_eq!(bootstrap["xds_servers"].as_array().unwrap().len(), 1);
+        assert_eq!(bootstrap["xds_servers"][0]["server_uri"], target);
+    }
+}
+
+#[test]
+fn several_servers_are_endpoints_of_one_cluster_for_envoy() {
+    let cluster = |line: &str| envoy(line)["static_resources"]["clusters"][0].clone();
+    let addresses = |cluster: &Value| {
+        let endpoints = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"].as_array().unwrap().clone();
+        let endpoints = endpoints.iter().map(|endpoint| endpoint["endpoint"]["address"]["socket_address"].clone());
+        endpoints.collect::<Vec<_>>()
+    };
+    let ips = cluster("--server 10.0.0.1:8502,[::1]:8503");
+    let expected = [("10.0.0.1", 8502), ("::1", 8503)];
+    let expected = expected.map(|(address, port)| json!({"address": address, "port_value": port}));
+    assert_eq!((&ips["type"], addresses(&ips)), (&"STATIC".into(), expected.to_vec()));
+    let names = cluster("--server a:1,b:2,10.0.0.1:3 --tls-ca /ca.pem");
+    assert_eq!((&names["type"], addresses(&names).len()), (&"STRICT_DNS".into(), 3));
+    let tls = &names["transport_socket"]["typed_config"];
+    assert_eq!(tls["sni"], "a");
+    assert_eq!(
+        tls["common_tls_context"]["validation_context"]["match_typed_subject_alt_names"],
+        json!([
+            {"san_type": "DNS", "matcher": {"exact": "a"}},
+            {"san_type": "DNS", "matcher": {"exact": "b"}},
+            {"san_type": "IP_ADDRESS", "matcher": {"exact": "10.0.0.1"}},
+        ])
+    );
+}
+
+#[test]
 fn arguments_that_the_client_cannot_use_are_rejected_with_a_remedy() {
     for (line, parts) in [
         ("--for node --tls-ca ca.pem", ["without TLS only", "--grpc"]),
@@ -119,9 +158,9 @@ fn arguments_that_the_client_cannot_use_are_rejected_with_a_remedy() {
         ("--for java --server https://a:1 --tls-cert a.pem --tls-key a.key", ["no files for TLS", "omit --tls-ca"]),
         ("--for rust --tls-ca ca.pem --server http://a:1", ["`http://a:1` means no TLS", "https://"]),
         ("--for envoy --server https://a:1", ["trusts no authority", "--tls-ca"]),
-        ("--for node --server a:1 --server b:2", ["node uses one registry only", "name one"]),
-        ("--for rust --server a:1,b:2", ["rust uses one registry only", "name one"]),
-        ("--for envoy --server a:1 --server b:2", ["envoy uses one registry only", "name one"]),
+        ("--for node --server a:1 --server b:2", ["node uses several addresses only if", "resolves to all replicas"]),
+        ("--for node --server 10.0.0.1:1,[::1]:2", ["all are IPv4 or all are IPv6", "resolves to all replicas"]),
+        ("--for rust --server a:1,b:2", ["rust uses one address only", "resolves to all replicas"]),
         ("--for go --delta", ["a bootstrap for go does not have", "--for envoy"]),
         ("--for go --service web", ["a bootstrap for go does not have", "--for envoy"]),
         ("--for java --admin 127.0.0.1:1", ["a bootstrap for java does not have", "--for envoy"]),
