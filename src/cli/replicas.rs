@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, process::ExitCode};
 use serde::Serialize;
 
 use super::{
-    connection::{ServerArgs, ServerClient, is_answer},
+    connection::{ServerArgs, ServerClient, ServerConnection, is_answer},
     error::{CliError, call_exit_code},
     output::{self, OutputFormat, Printable},
     terminal::{escape, print_stderr},
@@ -55,7 +55,18 @@ pub(super) async fn ask_each<T>(
     server: &ServerArgs,
     ask: impl AsyncFn(&ServerClient) -> Result<(String, T), ClientError>,
 ) -> Result<ReplicaAnswers<T>, CliError> {
-    let connection = server.connect_all()?;
+    ask_all(&server.connect_all()?, ask).await
+}
+
+/// Asks each server of a connection. `ask` returns the name of the replica with its answer.
+///
+/// # Errors
+///
+/// Those of [`ask_each`].
+pub(super) async fn ask_all<T>(
+    connection: &ServerConnection,
+    ask: impl AsyncFn(&ServerClient) -> Result<(String, T), ClientError>,
+) -> Result<ReplicaAnswers<T>, CliError> {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for (address, answer) in connection.each(ask).await {
         match answer {
@@ -93,14 +104,20 @@ impl<T> ReplicaAnswers<T> {
     /// Prints to standard error which servers did not answer. Returns the exit code: that of the first of them, or this one if all
     /// answered.
     pub(super) fn finish(&self, code: u8) -> ExitCode {
+        if let Some(missing) = self.missing_text() {
+            print_stderr(&format!("error: {}; the output lacks what they know", escape(&missing)));
+        }
+        ExitCode::from(self.missing.first().map_or(code, |(_, error)| call_exit_code(error)))
+    }
+
+    /// Returns which servers did not answer, and why. `None` if all answered.
+    pub(super) fn missing_text(&self) -> Option<String> {
         if self.missing.is_empty() {
-            return ExitCode::from(code);
+            return None;
         }
         let all = self.answers.len() + self.missing.len();
         let missing: Vec<_> = self.missing.iter().map(|(address, error)| format!("{address}: {error}")).collect();
-        let text = format!("{} of {all} replicas did not answer: {}", missing.len(), missing.join("; "));
-        print_stderr(&format!("error: {}; the output lacks what they know", escape(&text)));
-        ExitCode::from(self.missing.first().map_or(code, |(_, error)| call_exit_code(error)))
+        Some(format!("{} of {all} replicas did not answer: {}", missing.len(), missing.join("; ")))
     }
 }
 

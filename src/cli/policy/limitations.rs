@@ -8,6 +8,8 @@ use crate::{
         connection::{ServerConnection, with_deadline},
         error::CliError,
         output::Printable,
+        replicas::ask_all,
+        terminal::{escape, print_stderr},
         view::{or_dash, set},
     },
     pb::callboard::v1::{ListPolicyLimitationsRequest, PolicyLimitation},
@@ -66,8 +68,50 @@ pub(super) async fn limitations(
         policy: Some(document.to_proto()),
         defaults: defaults.map(PolicyFields::to_proto),
     };
-    let response = connection.repeatable(async |server| {
-        server.call(server.xds().list_policy_limitations(with_deadline(request.clone()))).await
+    // Each replica has clients of its own.
+    let found = ask_all(connection, async |server| {
+        let request = with_deadline(request.clone());
+        let response = server.call(server.xds().list_policy_limitations(request)).await?;
+        Ok((String::new(), response.limitations))
     });
-    Ok(response.await?.limitations.into_iter().map(PolicyLimitationView::from).collect())
+    let found = found.await?;
+    if let Some(missing) = found.missing_text() {
+        print_stderr(&format!("warning: {}; their clients are not in the list", escape(&missing)));
+    }
+    let all = sum(found.answers.into_iter().flat_map(|(_, limitations)| limitations));
+    Ok(all.into_iter().map(PolicyLimitationView::from).collect())
+}
+
+/// Joins the limitations of several replicas: those that are equal become one, with the streams of all.
+fn sum(limitations: impl Iterator<Item = PolicyLimitation>) -> Vec<PolicyLimitation> {
+    let mut all: Vec<PolicyLimitation> = Vec::new();
+    for limitation in limitations {
+        let is_same = |other: &&mut PolicyLimitation| {
+            let PolicyLimitation { field, agent, behaviour, since, streams: _ } = &limitation;
+            (&other.field, &other.agent, &other.behaviour, &other.since) == (field, agent, behaviour, since)
+        };
+        match all.iter_mut().find(is_same) {
+            Some(known) => known.streams += limitation.streams,
+            None => all.push(limitation),
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_of_all_replicas_are_counted() {
+        let limitation = |agent: &str, streams| PolicyLimitation {
+            field: "shed".to_owned(),
+            agent: agent.to_owned(),
+            streams,
+            ..PolicyLimitation::default()
+        };
+        let all = sum([limitation("go", 2), limitation("java", 1), limitation("go", 3)].into_iter());
+        let counts: Vec<_> = all.iter().map(|limitation| (&*limitation.agent, limitation.streams)).collect();
+        assert_eq!(counts, [("go", 5), ("java", 1)]);
+    }
 }
