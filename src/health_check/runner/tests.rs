@@ -34,12 +34,12 @@ impl RunnerTest {
     fn new() -> Self {
         let (clock, changes) = (Arc::new(Clock::new(0)), Arc::new(ChangeQueue::default()));
         let listener: Arc<dyn ChangeListener> = Arc::<ChangeQueue>::clone(&changes);
-        let engine = Arc::new(Memory::new(Incarnation(1), clock.now(), listener));
-        Self::of(engine, clock, changes)
+        let engine: Arc<dyn Engine> = Arc::new(Memory::new(Incarnation(1), clock.now(), listener));
+        Self::of(&engine, clock, changes)
     }
 
-    fn of(engine: Arc<dyn Engine>, clock: Arc<Clock>, changes: Arc<ChangeQueue>) -> Self {
-        let commands = Commands::new(&engine, &clock, None);
+    fn of(engine: &Arc<dyn Engine>, clock: Arc<Clock>, changes: Arc<ChangeQueue>) -> Self {
+        let commands = Commands::new(engine, &clock, None);
         let checks =
             HealthChecks::new(&commands, &clock, Arc::clone(&changes), ProbePolicy::default(), Default::default());
         let runner = CheckRunner::new(Arc::clone(&checks));

@@ -31,8 +31,8 @@ impl Replicas {
         let listeners = queues.iter().map(|queue| Arc::<ChangeQueue>::clone(queue) as Arc<dyn ChangeListener>);
         let engines = TestReplica::all(listeners, clock.now());
         let test = |(engine, queue): (&TestReplica, &Arc<ChangeQueue>)| {
-            let engine = Arc::new(engine.clone());
-            let mut test = RunnerTest::of(engine, Arc::clone(&clock), Arc::clone(queue));
+            let engine: Arc<dyn Engine> = Arc::new(engine.clone());
+            let mut test = RunnerTest::of(&engine, Arc::clone(&clock), Arc::clone(queue));
             test.runner.load_all();
             test
         };
@@ -142,6 +142,11 @@ impl Replicas {
     }
 }
 
+/// Returns a second less than a span.
+fn just_before(span: Duration) -> Duration {
+    span.saturating_sub(Duration::from_secs(1))
+}
+
 fn service() -> ServiceName {
     ServiceName::parse("web").unwrap()
 }
@@ -172,10 +177,10 @@ async fn only_the_holder_expires_a_ttl_and_a_claim_gives_a_full_one() {
     let mut replicas = Replicas::new(2);
     replicas.register(0, ttl_check(PASSING)).await;
     assert_eq!((replicas.scheduled(), replicas.checks(1).count()), (vec![1, 0], 0));
-    replicas.pass(TTL - Duration::from_secs(1)).await;
+    replicas.pass(just_before(TTL)).await;
     replicas.claim(1).await;
     assert_eq!((replicas.scheduled(), replicas.checks(0).count()), (vec![0, 1], 0));
-    replicas.pass(TTL - Duration::from_secs(1)).await;
+    replicas.pass(just_before(TTL)).await;
     assert_eq!(replicas.statuses, [PASSING]);
     replicas.pass(Duration::from_secs(2)).await;
     assert_eq!(replicas.statuses, [PASSING, CRITICAL]);
@@ -210,7 +215,7 @@ async fn instance_that_another_replica_holds_is_not_removed_here() {
     replicas.pass(DEREGISTER_AFTER / 2).await;
     replicas.claim(1).await;
     assert!(replicas.runners[0].runner.removal_candidates.is_empty());
-    replicas.pass(DEREGISTER_AFTER - Duration::from_secs(1)).await;
+    replicas.pass(just_before(DEREGISTER_AFTER)).await;
     assert!(replicas.entry().is_some(), "the new holder does not know since when it is critical");
     replicas.pass(Duration::from_secs(2)).await;
     assert!(replicas.entry().is_none());
@@ -221,10 +226,10 @@ async fn replica_that_holds_a_critical_instance_again_knows_since_when_and_gives
     let mut replicas = Replicas::new(2);
     replicas.register(0, removing(TTL)).await;
     replicas.claim(1).await;
-    replicas.pass(DEREGISTER_AFTER - Duration::from_secs(2)).await;
+    replicas.pass(DEREGISTER_AFTER.saturating_sub(Duration::from_secs(2))).await;
     replicas.claim(0).await;
     let time_limit = replicas.check("c").definition.time_limit();
-    replicas.pass(TTL + time_limit - Duration::from_secs(1)).await;
+    replicas.pass(just_before(TTL + time_limit)).await;
     assert!(replicas.entry().is_some());
     replicas.pass(Duration::from_secs(2)).await;
     assert!(replicas.entry().is_none());
@@ -252,7 +257,7 @@ async fn report_at_another_replica_claims_the_instance_and_sets_the_status() {
     assert_eq!((replicas.holder, replicas.moves), (Some(1), 1));
     assert_eq!(replicas.statuses, [CRITICAL, PASSING, CheckStatus::Warning]);
     assert_eq!((replicas.output(0), replicas.output(1).as_deref()), (None, Some("well")));
-    replicas.pass(TTL - Duration::from_secs(1)).await;
+    replicas.pass(just_before(TTL)).await;
     assert_eq!(replicas.check("c").status, CheckStatus::Warning);
     replicas.pass(Duration::from_secs(2)).await;
     assert_eq!(replicas.check("c").status, CRITICAL);
@@ -335,10 +340,10 @@ async fn report_for_an_instance_with_a_lease_does_not_move_it() {
 async fn repeated_registration_at_another_replica_moves_the_instance_and_renews_its_times() {
     let mut replicas = Replicas::new(2);
     replicas.register(0, ttl_check(PASSING)).await;
-    replicas.pass(TTL - Duration::from_secs(1)).await;
+    replicas.pass(just_before(TTL)).await;
     replicas.register(1, ttl_check(PASSING)).await;
     assert_eq!(replicas.holder, Some(1));
-    replicas.pass(TTL - Duration::from_secs(1)).await;
+    replicas.pass(just_before(TTL)).await;
     assert_eq!(replicas.statuses, [PASSING]);
 }
 
@@ -349,7 +354,7 @@ async fn nothing_expires_while_the_engine_pauses_and_then_checks_have_full_times
     replicas.engines[0].set_may_expire(false);
     replicas.pass(TTL * 5 / 2).await;
     replicas.engines[0].set_may_expire(true);
-    replicas.pass(TTL - Duration::from_secs(1)).await;
+    replicas.pass(just_before(TTL)).await;
     assert_eq!(replicas.statuses, [PASSING]);
     replicas.pass(Duration::from_secs(3)).await;
     assert_eq!(replicas.statuses, [PASSING, CRITICAL]);
@@ -363,7 +368,7 @@ async fn instance_is_not_removed_right_after_a_pause_of_the_engine() {
     replicas.pass(DEREGISTER_AFTER * 2).await;
     replicas.engines[0].set_may_expire(true);
     let time_limit = replicas.check("c").definition.time_limit();
-    replicas.pass(TTL + time_limit - Duration::from_secs(1)).await;
+    replicas.pass(just_before(TTL + time_limit)).await;
     assert!(replicas.entry().is_some());
     replicas.pass(Duration::from_secs(3)).await;
     assert!(replicas.entry().is_none());
