@@ -4,10 +4,7 @@ use std::{borrow::Cow, collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
-use self::{
-    holder_times::HolderTimes,
-    state::{CriticalSince, HistoryState, SaveState, millis, prefix},
-};
+use self::state::{CriticalSince, HistoryState, HolderTimes, SaveState, millis, prefix};
 use super::threshold_counter::ThresholdCounter;
 use crate::{
     engine::{SavedCheck, SavedResult},

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::{
     CheckHistory,
-    state::{CriticalSince, HistoryState, millis},
+    state::{CriticalSince, HistoryState, HolderTimes, millis},
 };
 use crate::{
     model::Check,
@@ -25,17 +25,6 @@ use crate::{
 
 /// Number of the longest intervals of an instance's checks that pass from one move of the instance to the next claim.
 const INTERVALS_BETWEEN_CLAIMS: LeaseTime = 2;
-
-/// Times of the replica that holds the instance of a check, as another replica sees them.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct HolderTimes {
-    /// Time at which the instance last moved to another holder. `None`: unknown, or long ago.
-    moved: Option<LeaseTime>,
-    /// Time at which the holder last began the TTL, because the instance moved or a report was announced. `None`: unknown, or long ago.
-    renewed: Option<LeaseTime>,
-    /// Set if a report has arrived here since `renewed`.
-    unannounced: bool,
-}
 
 impl CheckHistory {
     /// Returns whether this process holds the instance and runs the check. Otherwise the results here are not the latest.

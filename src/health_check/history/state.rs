@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use super::{CheckResult, ThresholdCounter, holder_times::HolderTimes};
+use super::{CheckResult, ThresholdCounter};
 use crate::{
     engine::{SavedCheck, SavedResult},
     model::{Check, CheckDefinition, CheckStatus, Revision, UnixMillis},
@@ -49,6 +49,17 @@ pub(super) struct HistoryState {
     pub(super) is_held: bool,
     /// Times of the holder, if that is another replica.
     pub(super) holder: HolderTimes,
+}
+
+/// Times of the replica that holds the instance of a check, as another replica sees them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct HolderTimes {
+    /// Time at which the instance last moved to another holder. `None`: unknown, or long ago.
+    pub(super) moved: Option<LeaseTime>,
+    /// Time at which the holder last began the TTL, because the instance moved or a report was announced. `None`: unknown, or long ago.
+    pub(super) renewed: Option<LeaseTime>,
+    /// Set if a report has arrived here since `renewed`.
+    pub(super) unannounced: bool,
 }
 
 /// Time at which a check became critical.
