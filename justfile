@@ -80,6 +80,12 @@ interop *suites:
     cargo build --locked
     tests/interop/run {{ suites }}
 
+# etcd's client against clusters of real members, with kills and stops: a released etcd, then Debian's old one (needs Go and apt)
+etcd filter="etcd::":
+    tests/etcd/contract
+    etcd="$(tests/etcd/install)" && CALLBOARD_ETCD="$etcd" cargo test --locked --test main {{ filter }} -- --ignored --test-threads 2
+    etcd="$(tests/etcd/install old)" && CALLBOARD_ETCD="$etcd" cargo test --locked --test main {{ filter }} -- --ignored --test-threads 2
+
 # Kills (as many as given) and stops of the registry, failing networks and disks, storms; five minutes, on Linux as root
 faults kills="40":
     CALLBOARD_TEST_KILLS={{ kills }} cargo test --locked --test main faults:: -- --ignored --nocapture --test-threads 1

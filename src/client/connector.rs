@@ -119,6 +119,19 @@ impl ObservedConnection {
             self.last_error.set(Some(TlsConnectError::TlsRequired));
         }
     }
+
+    /// Passes on the result of a write. After an error it first reads the alert with which the server closed the connection,
+    /// which has arrived and which the layers above do not read any more.
+    fn written<T>(&mut self, context: &mut Context<'_>, result: io::Result<T>) -> Poll<io::Result<T>> {
+        if result.is_err() && matches!(self.stream, ClientStream::Tls(_)) {
+            let mut bytes = [0; 256];
+            // Not pending for long: a socket with an error is readable.
+            if let Err(error) = ready!(self.stream().poll_read(context, &mut ReadBuf::new(&mut bytes))) {
+                self.last_error.set(TlsConnectError::find(&error));
+            }
+        }
+        Poll::Ready(result)
+    }
 }
 
 impl AsyncRead for ObservedConnection {
@@ -139,7 +152,8 @@ impl AsyncRead for ObservedConnection {
 
 impl AsyncWrite for ObservedConnection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream().poll_write(context, from)
+        let written = ready!(self.stream().poll_write(context, from));
+        self.written(context, written)
     }
 
     fn poll_write_vectored(
@@ -147,7 +161,8 @@ impl AsyncWrite for ObservedConnection {
         context: &mut Context<'_>,
         from: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write_vectored(context, from)
+        let written = ready!(self.stream().poll_write_vectored(context, from));
+        self.written(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -158,7 +173,8 @@ impl AsyncWrite for ObservedConnection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_flush(context)
+        let flushed = ready!(self.stream().poll_flush(context));
+        self.written(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

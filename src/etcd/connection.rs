@@ -142,14 +142,17 @@ impl Member {
         builder.timer(TokioTimer::new());
         let handshake = builder.handshake(TokioIo::new(stream)).await;
         let (sender, mut connection) = handshake.map_err(|error| explain(innermost(&error)))?;
-        let received = tokio::select! {
-            received = settings => received.map_err(|_| "the member does not speak HTTP/2".to_owned()),
-            ended = &mut connection => Err(match ended {
-                Ok(()) => "the connection closed before the member answered".to_owned(),
-                Err(error) => innermost(&error),
-            }),
-        };
-        received.map_err(explain)?;
+        // Without SETTINGS, the connection ends with the reason.
+        tokio::select! {
+            Ok(()) = settings => {}
+            ended = &mut connection => {
+                let reason = match ended {
+                    Ok(()) => "the connection closed before the member answered with HTTP/2".to_owned(),
+                    Err(error) => innermost(&error),
+                };
+                return Err(explain(reason));
+            }
+        }
         tokio::spawn(connection);
         let scheme = if tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
         let authority = uri.authority().cloned().ok_or("the endpoint has no host")?;

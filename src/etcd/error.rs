@@ -232,6 +232,8 @@ fn classify(code: Code, message: &str) -> (EtcdErrorKind, EtcdOutcome) {
         (Kind::Compacted { compact_revision: None }, NotExecuted)
     } else if says("is a future revision") {
         (Kind::FutureRevision { newest: None }, NotExecuted)
+    } else if says("received message larger than max") {
+        (Kind::Rejected, NotExecuted)
     } else if says("requested lease not found") {
         (Kind::LeaseNotFound, NotExecuted)
     } else if says("database space exceeded") {

@@ -36,14 +36,16 @@ pub(super) struct RevisionBatches {
     complete: VecDeque<EtcdRevisionBatch>,
     /// Batch whose revision may continue in the next fragment.
     open: Option<EtcdRevisionBatch>,
+    /// First revision that is wanted.
+    first: u64,
     /// Newest complete revision.
     last: u64,
 }
 
 impl RevisionBatches {
-    /// Expects changes from this revision on.
+    /// Skips changes before this revision.
     pub(super) fn starting_at(revision: u64) -> Self {
-        Self { complete: VecDeque::new(), open: None, last: revision.saturating_sub(1) }
+        Self { complete: VecDeque::new(), open: None, first: revision, last: 0 }
     }
 
     /// Returns the next complete batch.
@@ -66,6 +68,9 @@ impl RevisionBatches {
         let kind = event.r#type();
         let entry = event.kv.ok_or("an event has no key")?;
         let revision = revision(entry.mod_revision);
+        if revision < self.first && self.last == 0 {
+            return Ok(());
+        }
         if self.open.as_ref().is_some_and(|open| open.revision != revision) {
             self.close();
         }
@@ -135,9 +140,16 @@ mod tests {
     }
 
     #[test]
+    fn changes_before_the_start_are_skipped() {
+        let mut batches = RevisionBatches::starting_at(5);
+        batches.push(vec![put("a", 4), put("b", 4), put("a", 5)], false).unwrap();
+        assert_eq!(drain(&mut batches), [batch(5, &["+a"])]);
+        assert!(batches.push(vec![put("a", 4)], false).is_err(), "after the start");
+    }
+
+    #[test]
     fn revision_that_goes_back_is_an_error() {
         let mut batches = RevisionBatches::starting_at(5);
-        assert!(batches.push(vec![put("a", 4)], false).is_err(), "before the start");
         batches.push(vec![put("a", 5), put("a", 6)], false).unwrap();
         assert!(batches.push(vec![put("b", 6)], false).is_err(), "the revision was complete");
         assert!(RevisionBatches::starting_at(5).push(vec![put("a", 7), put("a", 6)], false).is_err());

@@ -71,18 +71,17 @@ impl EtcdClient {
     /// [`FutureRevision`](EtcdErrorKind::FutureRevision) if the cluster has not reached the one before, otherwise the error of
     /// the last member that was asked.
     pub async fn watch(&self, prefix: impl Into<Bytes>, from_revision: u64) -> Result<EtcdWatch, EtcdError> {
-        let (first, range_end) = prefix_range(prefix.into());
+        let (first, end) = prefix_range(prefix.into());
         let request = WatchCreateRequest {
             key: first.to_vec(),
-            range_end: range_end.to_vec(),
-            start_revision: from_revision.cast_signed(),
+            range_end: end.to_vec(),
             fragment: true,
             ..WatchCreateRequest::default()
         };
         let shared = &self.shared;
         let opening = shared.failover(Repetition::Always, |member| {
             let request = &request;
-            shared.attempt(member, true, move |channel| self.open_watch(member, channel, request.clone()))
+            shared.attempt(member, true, move |channel| self.open_watch(member, channel, request, from_revision))
         });
         let (watch, newest) = opening.await?;
         if newest.saturating_add(1) < from_revision {
@@ -103,9 +102,31 @@ impl EtcdClient {
         &self,
         member: usize,
         channel: MemberChannel,
-        request: WatchCreateRequest,
+        request: &WatchCreateRequest,
+        from_revision: u64,
     ) -> Result<(EtcdWatch, u64), EtcdError> {
-        let from_revision = revision(request.start_revision);
+        let starting_at = |revision: u64| {
+            let request = WatchCreateRequest { start_revision: revision.cast_signed(), ..request.clone() };
+            self.create_watch(member, channel.clone(), request, from_revision)
+        };
+        let (watch, newest) = starting_at(from_revision).await?;
+        if newest >= from_revision {
+            return Ok((watch, newest));
+        }
+        // etcd answers no request for progress while a watch starts in the future, and one at the next revision does so until
+        // the next change. The newest revision is never compacted; its changes are skipped.
+        drop(watch);
+        let (watch, _) = starting_at(newest).await?;
+        Ok((watch, newest))
+    }
+
+    async fn create_watch(
+        &self,
+        member: usize,
+        channel: MemberChannel,
+        request: WatchCreateRequest,
+        from_revision: u64,
+    ) -> Result<(EtcdWatch, u64), EtcdError> {
         let connection = channel.connection.clone();
         let (requests, sent) = mpsc::channel(REQUEST_QUEUE);
         let create = async {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use callboard::etcd::{EtcdClient, EtcdMemberStatus, EtcdOptions, EtcdTls};
+use callboard::etcd::{EtcdClient, EtcdCredentials, EtcdMemberStatus, EtcdOptions, EtcdTls};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::{
@@ -30,6 +30,7 @@ pub struct EtcdCluster {
     members: Vec<EtcdMember>,
     more: Vec<String>,
     tls: Option<EtcdTls>,
+    credentials: Option<EtcdCredentials>,
     directory: TempDir,
 }
 
@@ -48,7 +49,6 @@ struct RunningMember {
     readiness: UnixDatagram,
 }
 
-#[allow(dead_code, reason = "the tests of faults will use it")]
 impl EtcdCluster {
     /// Starts this number of members, and waits until all serve.
     pub async fn start(members: usize) -> Self {
@@ -88,7 +88,7 @@ impl EtcdCluster {
             running: None,
         };
         let members = ports.chunks(2).enumerate().map(member).collect();
-        let mut cluster = Self { members, more, tls, directory: tempfile::tempdir().unwrap() };
+        let mut cluster = Self { members, more, tls, credentials: None, directory: tempfile::tempdir().unwrap() };
         cluster.start_all().await;
         cluster
     }
@@ -107,12 +107,8 @@ impl EtcdCluster {
         self.endpoint(member).split_once("://").unwrap().1.parse().unwrap()
     }
 
-    /// Returns the index of the member with this endpoint.
-    pub fn member_at(&self, endpoint: &str) -> usize {
-        self.members.iter().position(|member| member.client_url == endpoint).unwrap()
-    }
-
     /// Returns the endpoints of all members, separated by commas.
+    #[expect(dead_code, reason = "for `callboard serve --etcd`")]
     pub fn endpoints(&self) -> String {
         self.members.iter().map(|member| &*member.client_url).collect::<Vec<_>>().join(",")
     }
@@ -121,7 +117,13 @@ impl EtcdCluster {
     pub fn options(&self) -> EtcdOptions {
         let mut options = EtcdOptions::new(self.members.iter().map(|member| &member.client_url));
         options.tls = self.tls.clone().unwrap_or_default();
+        options.credentials = self.credentials.clone();
         options
+    }
+
+    /// Gives clients a user from now on.
+    pub fn set_credentials(&mut self, user: &str, password: &str) {
+        self.credentials = Some(EtcdCredentials { user: user.to_owned(), password: password.to_owned() });
     }
 
     /// Returns a client of all members, in their order.

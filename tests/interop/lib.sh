@@ -7,18 +7,7 @@ interop="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$interop/../.." && pwd)"
 suite="$(cd "$(dirname "$0")" && pwd)"
 suite="${suite#"$interop/"}"
-caches="${CALLBOARD_INTEROP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/callboard-interop}"
-cache="$caches/$suite"
-mkdir -p "$cache"
-
-fail() {
-    echo "interop: $suite: $*" >&2
-    exit 1
-}
-
-need() {
-    command -v "$1" >/dev/null || fail "no \`$1\` on the PATH: $2"
-}
+source "$interop/packages.sh"
 
 # Adds a row to the table. A suite that is run by itself has no table; then this only prints the client and its version.
 client() {
@@ -53,27 +42,6 @@ node_packages() { # in the working directory, which has a package-lock.json
         npm ci --ignore-scripts --no-audit --no-fund --silent >&2 || fail "npm could not install package-lock.json: run \`npm ci\` in $PWD to see why"
         echo "$locked" >node_modules/.locked
     fi
-}
-
-# Unpacks packages of Debian 12 into $cache/root, which needs no root. $cache/unpacked has the checksum of the list. A package
-# that the list names without a version gets security updates, which replace the version before.
-debian_packages() { # LIST, a file below the directory of the suites: a package a line
-    local list="$interop/$1" state="$cache/apt" listed names package
-    listed="$(cksum <"$list")"
-    [[ ! -e "$cache/unpacked" || "$(<"$cache/unpacked")" != "$listed" ]] || return 0
-    need apt-get "$1 names packages of Debian 12"
-    rm -rf "$cache"
-    mkdir -p "$state/lists/partial" "$state/cache/archives/partial" "$state/packages"
-    local apt=(apt-get -qq -o APT::Sandbox::User="$(id -un)" -o Dir::State::lists="$state/lists" -o Dir::Cache="$state/cache")
-    "${apt[@]}" update >&2 || fail "apt-get could not read the lists of packages: see its message above"
-    mapfile -t names <"$list"
-    (cd "$state/packages" && "${apt[@]}" download "${names[@]}" >&2) ||
-        fail "apt-get could not download $1, which needs Debian 12: see its message above"
-    for package in "$state/packages"/*.deb; do
-        dpkg -x "$package" "$cache/root"
-    done
-    rm -rf "$state"
-    echo "$listed" >"$cache/unpacked"
 }
 
 # Debian's Ruby looks for its files below /usr, unless these variables name other directories.
