@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         fs::write(out.join("descriptors.bin"), all.encode_to_vec())?;
         manual::Builder::new().build_client(false).compile(&services(&all));
         let etcd = tonic_prost_build::configure().build_server(false).codec_path(CODEC).include_file("etcd.rs");
-        let etcd = ETCD_REQUEST_BYTES.iter().fold(etcd, |etcd, message| etcd.bytes(message));
+        let etcd = ETCD_REQUEST_BYTES.iter().fold(etcd, tonic_prost_build::Builder::bytes);
         etcd.compile_fds(protox::compile(ETCD_PROTO_FILES, ["proto"])?)?;
     }
     Ok(())

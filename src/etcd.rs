@@ -22,6 +22,7 @@ mod pages;
 mod request;
 mod response;
 mod revision_batches;
+mod send_failure;
 mod token;
 mod watch;
 

@@ -68,8 +68,8 @@ pub use xds::envoy;
     missing_docs,
     missing_debug_implementations,
     clippy::allow_attributes_without_reason,
+    clippy::all,
     clippy::pedantic,
-    clippy::large_enum_variant,
     reason = "generated code"
 )]
 mod etcd {

@@ -255,7 +255,8 @@ impl EtcdClientShared {
         let mut attempts = 0;
         loop {
             let member = self.current();
-            let error = match attempt(member).await {
+            // On the heap: the attempts of a transaction would take kilobytes of each future that awaits one.
+            let error = match Box::pin(attempt(member)).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };

@@ -3,8 +3,6 @@
 //! The connections are hyper's, because only hyper says of a failed request that it was not sent.
 
 use std::{
-    error::Error,
-    fmt,
     future::{Future, poll_fn},
     pin::Pin,
     sync::{
@@ -31,7 +29,10 @@ use tokio::time::timeout;
 use tonic::body::Body;
 use tower::Service;
 
-use super::error::{EtcdError, EtcdErrorKind, EtcdOutcome, innermost};
+use super::{
+    error::{EtcdError, EtcdErrorKind, EtcdOutcome},
+    send_failure::{SendFailure, innermost},
+};
 use crate::client::{ConnectErrorCell, Connector, PrefaceReader};
 
 const OWN_USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("callboard/", env!("CARGO_PKG_VERSION")));
@@ -174,43 +175,6 @@ pub(super) struct RequestMetadata {
 pub(super) struct MemberChannel {
     pub(super) connection: MemberConnection,
     pub(super) metadata: RequestMetadata,
-}
-
-/// Request without a response, because its connection failed.
-#[derive(Debug)]
-pub(super) struct SendFailure {
-    /// True if the request was not sent, or the member reported that it did not process it.
-    pub(super) is_unsent: bool,
-    pub(super) reason: String,
-}
-
-impl fmt::Display for SendFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
-    }
-}
-
-impl Error for SendFailure {}
-
-impl SendFailure {
-    fn new(mut error: hyper::client::conn::TrySendError<Request<Body>>) -> Self {
-        let returned = error.take_message().is_some();
-        let error = error.into_error();
-        let is_unsent = returned || is_refused(&error);
-        Self { is_unsent, reason: innermost(&error) }
-    }
-}
-
-/// Returns true if the member refused the stream, which it does before it processes anything of it.
-fn is_refused(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.downcast_ref::<h2::Error>().and_then(h2::Error::reason) == Some(h2::Reason::REFUSED_STREAM) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 impl MemberChannel {

@@ -4,7 +4,7 @@ use std::{error::Error, fmt};
 
 use tonic::{Code, Status};
 
-use super::connection::SendFailure;
+use super::send_failure::{SendFailure, innermost};
 
 /// Failed request to etcd, or the end of a watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -270,15 +270,6 @@ fn classify(code: Code, message: &str) -> (EtcdErrorKind, EtcdOutcome) {
 /// Returns a message of etcd without the name of the program at its start.
 fn reason(message: &str) -> &str {
     message.strip_prefix("etcdserver: ").unwrap_or(message)
-}
-
-/// Returns the message of the innermost source, which names the cause.
-pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string().to_lowercase()
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ async fn user_gets_a_token_and_renews_it_when_members_have_forgotten_it() {
     for value in 1..=3 {
         assert_eq!(changes(&next_batch(&mut watch).await), [format!("+app/k={value}")]);
     }
-    let lease = client.grant_lease(std::time::Duration::from_secs(60)).await.unwrap();
+    let lease = client.grant_lease(std::time::Duration::from_mins(1)).await.unwrap();
     client.keep_alive(lease).await.unwrap();
 }
 

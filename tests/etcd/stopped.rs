@@ -51,7 +51,7 @@ async fn request_to_stopped_member_is_repeated_only_if_it_is_harmless() {
     options.endpoints.rotate_left(follower);
     let client = callboard::etcd::EtcdClient::new(options.clone()).unwrap();
     let other = callboard::etcd::EtcdClient::new(options.clone()).unwrap();
-    let lease = client.grant_lease(Duration::from_secs(60)).await.unwrap();
+    let lease = client.grant_lease(Duration::from_mins(1)).await.unwrap();
     put(&client, "k", "1").await;
     put(&other, "k", "2").await;
 
@@ -65,7 +65,7 @@ async fn request_to_stopped_member_is_repeated_only_if_it_is_harmless() {
     let read = other.range(EtcdRange::key("k")).await.unwrap();
     assert_eq!(read.entries[0].value, b"3");
     assert_ne!(other.current_endpoint(), cluster.endpoint(follower));
-    assert_eq!(other.keep_alive(lease).await.unwrap(), Duration::from_secs(60));
+    assert_eq!(other.keep_alive(lease).await.unwrap(), Duration::from_mins(1));
     // A member that is found stopped when the connection opens costs a write nothing but time.
     let fresh = callboard::etcd::EtcdClient::new(options).unwrap();
     fresh.transact(&write).await.unwrap();
@@ -80,7 +80,7 @@ async fn member_without_quorum_ends_watches_and_rejects_requests_unexecuted() {
     let client = cluster.client_of(0);
     let revision = put(&client, "k", "1").await;
     let mut watch = client.watch("k", revision + 1).await.unwrap();
-    let lease = client.grant_lease(Duration::from_secs(60)).await.unwrap();
+    let lease = client.grant_lease(Duration::from_mins(1)).await.unwrap();
     cluster.kill(1).await;
     cluster.kill(2).await;
     let lost = now();

@@ -163,11 +163,11 @@ async fn transaction_beyond_the_limits_is_rejected_unexecuted() {
 async fn revoked_or_expired_lease_deletes_its_keys_and_is_not_found() {
     let cluster = EtcdCluster::start(1).await;
     let client = cluster.client();
-    let lease = client.grant_lease(Duration::from_secs(60)).await.unwrap();
+    let lease = client.grant_lease(Duration::from_mins(1)).await.unwrap();
     let revision = transact(&client, vec![EtcdOperation::put_with_lease("s", "1", lease)]).await;
     let session = client.range(EtcdRange::key("s")).await.unwrap().entries.remove(0);
     assert_eq!((session.lease, session.create_revision), (Some(lease), revision));
-    assert_eq!(client.keep_alive(lease).await.unwrap(), Duration::from_secs(60));
+    assert_eq!(client.keep_alive(lease).await.unwrap(), Duration::from_mins(1));
     client.revoke_lease(lease).await.unwrap();
     assert!(entries(&client, "s").await.is_empty());
     client.revoke_lease(lease).await.unwrap();

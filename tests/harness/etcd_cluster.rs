@@ -117,7 +117,7 @@ impl EtcdCluster {
     pub fn options(&self) -> EtcdOptions {
         let mut options = EtcdOptions::new(self.members.iter().map(|member| &member.client_url));
         options.tls = self.tls.clone().unwrap_or_default();
-        options.credentials = self.credentials.clone();
+        options.credentials.clone_from(&self.credentials);
         options
     }
 
