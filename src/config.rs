@@ -25,6 +25,7 @@ pub use self::description::{SettingDescription, descriptions};
 use self::environment::environment;
 pub use self::environment::misspelt_variables;
 pub use self::error::ConfigError;
+pub use self::etcd::EtcdConfig;
 use self::key::SettingKey;
 pub use self::key::SettingOrigin;
 use self::listeners::Listeners;
@@ -38,6 +39,7 @@ mod args;
 mod description;
 mod environment;
 mod error;
+mod etcd;
 mod file;
 mod key;
 mod listeners;
@@ -66,6 +68,8 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// Durability of an acknowledged change on disk.
     pub durability: Durability,
+    /// Settings of etcd, in which several replicas store the registry. `None` means that there is only this process.
+    pub etcd: Option<EtcdConfig>,
     /// Address of the gRPC listener with TLS. Requires [`Config::tls`].
     pub grpc_tls: Option<SocketAddr>,
     /// Address of the HTTP listener with TLS. Requires [`Config::tls`].
@@ -167,6 +171,7 @@ impl Default for Config {
             http_hosts: Vec::new(),
             data_dir: None,
             durability: Durability::Durable,
+            etcd: None,
             grpc_tls: None,
             http_tls: None,
             health: None,
@@ -227,6 +232,7 @@ impl Config {
     fn resolve(layers: &[RawSettings]) -> Result<Self, ConfigError> {
         let default = Self::default();
         let listeners = Listeners::resolve(layers, &default)?;
+        let data_dir = read(layers, SettingKey::DataDir, value::directory)?;
         Ok(Self {
             grpc: listeners.grpc,
             http: listeners.http,
@@ -235,7 +241,8 @@ impl Config {
             health: listeners.health,
             tls: listeners.tls,
             http_hosts: set(layers, SettingKey::HttpHost, value::host_names, default.http_hosts)?,
-            data_dir: read(layers, SettingKey::DataDir, value::directory)?.map(|(directory, _)| directory),
+            etcd: EtcdConfig::resolve(layers, data_dir.as_ref().map(|(_, origin)| origin.clone()))?,
+            data_dir: data_dir.map(|(directory, _)| directory),
             durability: set(layers, SettingKey::Durability, value::durability, default.durability)?,
             workers: set(layers, SettingKey::Workers, value::workers, default.workers)?,
             max_message_size: set(layers, SettingKey::MaxMessageSize, value::message_size, default.max_message_size)?,
@@ -296,6 +303,12 @@ impl Config {
     #[must_use]
     pub fn node_name(&self) -> String {
         self.consul.node_name.clone().unwrap_or_else(host_name)
+    }
+
+    /// Returns the name of this replica: as configured, or the host name.
+    #[must_use]
+    pub fn replica_name(&self) -> String {
+        self.etcd.as_ref().and_then(|etcd| etcd.replica.clone()).unwrap_or_else(host_name)
     }
 
     /// Returns the address of this node: that of the HTTP listener, or the loopback address if it listens on all addresses.

@@ -6,6 +6,7 @@
 //! | engine | lost by a restart |
 //! |---|---|
 //! | [`Memory`] | everything |
+//! | [`Etcd`] | nothing that was acknowledged; several replicas share it |
 //! | [`Disk`] | nothing that was acknowledged; with [`Durability::Relaxed`], after a crash, up to the last second |
 //!
 //! The meaning of commands belongs to `registry`, and the permission to send them to the protocols.
@@ -32,6 +33,7 @@ use std::{
 use tokio::sync::oneshot;
 
 pub use disk::{Disk, Durability};
+pub use etcd::Etcd;
 pub use memory::Memory;
 pub use record::policy::{MAX_POLICY_BYTES, validate_policy_size};
 pub use saved_check::{CheckKey, SavedCheck, SavedChecks, SavedResult};

@@ -1,8 +1,9 @@
-//! The client of etcd against real clusters, and their faults. `just etcd` runs these tests with a released etcd, and once more
+//! The client of etcd and replicas of a registry, against real clusters and their faults. `just etcd` runs these tests with a released etcd, and once more
 //! with Debian's old one.
 
 mod failover;
 mod large;
+mod replicas;
 mod security;
 mod stopped;
 mod transactions;

@@ -91,6 +91,7 @@ async fn serve(config: &Config, inherited: InheritedSockets, output: ReadyFormat
     let notifications = supervisor.ready(server.liveness());
     print_ready(&server, output)?;
     let storage = match (&config.data_dir, config.durability) {
+        (None, _) if config.etcd.is_some() => "in etcd: other replicas share it",
         (None, _) => "in memory: registrations are lost at a restart, and instances register again",
         (Some(_), Durability::Durable) => "on disk, durable: no acknowledged change is lost at a restart",
         (Some(_), Durability::Relaxed) => "on disk, relaxed: a crash may lose the changes of the last second",

@@ -67,6 +67,31 @@ pub struct ServeArgs {
     /// [default: durable]
     #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new(["durable", "relaxed"]))]
     pub durability: Option<String>,
+    /// Members of etcd, as URLs separated by commas: any number of replicas share the registry that is stored there; not with
+    /// --data-dir [default: none]
+    #[arg(long, value_name = "URL,...")]
+    pub etcd: Option<String>,
+    /// User of etcd [default: none]
+    #[arg(long, value_name = "NAME")]
+    pub etcd_user: Option<String>,
+    /// File with the password of --etcd-user; a line break at its end is ignored [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub etcd_password_file: Option<String>,
+    /// PEM file with the authorities that sign etcd's certificates [default: those of the system]
+    #[arg(long, value_name = "FILE")]
+    pub etcd_ca: Option<String>,
+    /// PEM file with the certificate that etcd is shown [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cert: Option<String>,
+    /// PEM file with the private key of --etcd-cert [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub etcd_key: Option<String>,
+    /// Name of the registry among those that share etcd [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// Name of this replica, for people: in logs, and beside the instances that it holds [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub replica: Option<String>,
     /// Allow listeners that other machines can reach and that authenticate no client, although any client there can change
     /// every registration [default: false]
     #[arg(long)]
@@ -190,6 +215,14 @@ impl ServeArgs {
             SettingKey::Workers => self.workers.clone(),
             SettingKey::DataDir => self.data_dir.clone(),
             SettingKey::Durability => self.durability.clone(),
+            SettingKey::Etcd => self.etcd.clone(),
+            SettingKey::EtcdUser => self.etcd_user.clone(),
+            SettingKey::EtcdPasswordFile => self.etcd_password_file.clone(),
+            SettingKey::EtcdCa => self.etcd_ca.clone(),
+            SettingKey::EtcdCert => self.etcd_cert.clone(),
+            SettingKey::EtcdKey => self.etcd_key.clone(),
+            SettingKey::Cluster => self.cluster.clone(),
+            SettingKey::Replica => self.replica.clone(),
             SettingKey::AllowInsecureRemote => self.allow_insecure_remote.then(|| true.to_string()),
             SettingKey::MaxMessageSize => self.max_message_size.clone(),
             SettingKey::MaxStreamsPerConnection => self.max_streams_per_connection.clone(),

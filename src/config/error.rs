@@ -75,6 +75,22 @@ pub enum ConfigError {
         /// Place of the value.
         origin: SettingOrigin,
     },
+    /// A directory and etcd are both set as the store.
+    #[error("{data_dir}: the registry is stored in etcd ({etcd}); remove one of the two settings")]
+    TwoStores {
+        /// Place of the setting of etcd.
+        etcd: SettingOrigin,
+        /// Place of the setting of the directory.
+        data_dir: SettingOrigin,
+    },
+    /// A setting needs another one.
+    #[error("{origin}: needs {missing}, which is not set; set it, or remove this setting")]
+    Incomplete {
+        /// Place of the setting.
+        origin: SettingOrigin,
+        /// Flag that is missing.
+        missing: String,
+    },
     /// No gRPC listener is configured.
     #[error("grpc is off and grpc_tls is not set, so that no gRPC listener is left; set one of them to an address")]
     NoGrpc,

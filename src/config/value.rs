@@ -87,6 +87,28 @@ pub(super) fn directory(text: &str) -> Result<PathBuf, ValueError> {
     Ok(text.into())
 }
 
+/// Parses the URLs of etcd's members.
+pub(super) fn etcd_endpoints(text: &str) -> Result<Vec<String>, ValueError> {
+    let hint = "write URLs separated by commas, such as http://10.0.0.1:2379,http://10.0.0.2:2379";
+    let endpoint = |part: &str| {
+        let part = part.trim();
+        let host = part.strip_prefix("http://").or_else(|| part.strip_prefix("https://"));
+        match host {
+            Some(host) if !host.is_empty() => Ok(part.to_owned()),
+            Some(_) | None => Err(ValueError::new(format!("contains {part:?}, which is not a URL of a member of etcd"), hint)),
+        }
+    };
+    text.split(',').map(endpoint).collect()
+}
+
+/// Parses the name of a user of etcd or of a cluster.
+pub(super) fn etcd_name(text: &str) -> Result<String, ValueError> {
+    if (1..=128).contains(&text.len()) && !text.chars().any(char::is_control) {
+        return Ok(text.to_owned());
+    }
+    Err(ValueError::new("is not a name", "write 1 to 128 bytes without control characters"))
+}
+
 /// Parses a durability.
 pub(super) fn durability(text: &str) -> Result<Durability, ValueError> {
     match text {

@@ -1,6 +1,25 @@
-//! Keys and values of a registry in etcd.
+//! Engine that several replicas share through etcd.
 //!
-//! Every replica writes these keys and watches all of them. Values are Protocol Buffers messages, whose field numbers never change.
+//! etcd orders all changes. Each replica has the whole registry in memory; a watch of all keys is the only writer of its map. Heartbeats
+//! do not reach etcd: the replica that holds an instance ends its lease, and another one claims the instance when the first is gone, or
+//! when a heartbeat arrives there.
+//!
+//! | module | content |
+//! |---|---|
+//! | `shared` | the engine, as other threads use it |
+//! | `replica` | the task that owns all state |
+//! | `committer` | decisions, and batches of changes |
+//! | `follower` | the watch |
+//! | `applier` | application of keys to the registry |
+//! | `own_session` | the session of this replica |
+//! | `session_table` | the sessions of all replicas, and who takes over what |
+//! | `stored_keys` | what is known of keys beyond the registry |
+//! | `snapshot` | all keys at one revision |
+//! | `status` | what other threads read |
+//!
+//! # Keys and values
+//!
+//! Every replica writes the keys and watches all of them. Values are Protocol Buffers messages, whose field numbers never change.
 //!
 //! | module | content |
 //! |---|---|
@@ -20,6 +39,17 @@
 //! **Versions.** A field that is added has no effect on earlier versions, which keep it when they rewrite a record
 //! (`record::unknown_fields`). The format in `registry_meta` rises only for a change that earlier versions must not ignore; they refuse
 //! to use such a registry.
+
+mod applier;
+mod committer;
+mod follower;
+mod own_session;
+mod replica;
+mod session_table;
+mod shared;
+mod snapshot;
+mod status;
+mod stored_keys;
 
 pub mod batch_note;
 pub mod expiration_window;
@@ -41,3 +71,43 @@ pub use policy_value::PolicyValue;
 pub use position::{CommitPosition, CommitSlot};
 pub use registry_meta::{MetaError, RegistryMeta};
 pub use replica_session::{ReplicaSession, SessionId};
+pub use shared::{Etcd, EtcdDependencies, OnReplicaEnd};
+
+use crate::etcd::{EtcdError, EtcdOptions, EtcdOptionsError};
+
+/// Settings of the engine.
+#[derive(Debug, Clone)]
+pub struct EtcdSettings {
+    /// Members of etcd, and how to reach them.
+    pub options: EtcdOptions,
+    /// Name of the registry among those that share etcd.
+    pub cluster: String,
+    /// Description of this replica.
+    pub session: ReplicaSession,
+}
+
+/// Error of the start of the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EtcdEngineError {
+    /// The settings are invalid.
+    #[error(transparent)]
+    Options(#[from] EtcdOptionsError),
+    /// etcd did not answer, or rejected a request.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    /// This version cannot use the registry.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// The operating system could not start a thread.
+    #[error("the thread of the replica could not be started: {0}")]
+    Thread(#[from] std::io::Error),
+    /// etcd's contents were replaced while they were read.
+    #[error("{0}: start the replica again")]
+    Replaced(String),
+    /// etcd did not send the latest changes in time.
+    #[error("etcd did not send the latest changes within 30 s: look at the health of its members, and start the replica again")]
+    CatchUp,
+    /// The replica panicked.
+    #[error("the replica panicked at its start: report this as a defect")]
+    Panicked,
+}

@@ -68,7 +68,7 @@ pub struct PolicyRevision {
 }
 
 /// Change of a policy with its revision: exactly the state that it leads to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PolicyChange {
     /// Services that the policy holds for.
     pub scope: PolicyScope,

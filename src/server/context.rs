@@ -1,25 +1,26 @@
 //! Construction of what all protocols share: engine, registry, health checks and clock.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, fs, sync::Arc};
 
-use rustix::system::uname;
 use tokio::runtime::Handle;
 
 use super::StartError;
 use crate::{
     app::{Commands, ServerContext, Views, Watchers},
     clock::Clock,
-    config::Config,
+    config::{Config, EtcdConfig},
     engine::{
-        Disk, Engine, Memory, StartPoint,
+        Disk, Engine, Etcd, Memory, StartPoint,
         disk::{DiskDependencies, StoreError},
+        etcd::{EtcdDependencies, EtcdSettings, ReplicaSession},
     },
+    etcd::{EtcdCredentials, EtcdOptions, EtcdTls},
     health_check::{ChangeQueue, HealthChecks, ProbePolicy},
     metrics::Metrics,
     model::{FieldError, Incarnation, PolicyScope, ServiceName},
     protocol::consul::{AgentIdentity, Consul},
     random,
-    registry::{ChangeListener, Entry, Event},
+    registry::{ChangeListener, ClockReading, Entry, Event},
     transport::{FatalReporter, Notifier},
 };
 
@@ -36,9 +37,15 @@ pub(super) fn open(
     let changed_checks = Arc::new(ChangeQueue::default());
     let listener: Arc<dyn ChangeListener> =
         Arc::new(FanoutListener { notifier: Arc::clone(&notifier), changed_checks: Arc::clone(&changed_checks) });
-    let engine: Arc<dyn Engine> = match &config.data_dir {
-        None => Arc::new(Memory::new(incarnation, clock.now(), listener)),
-        Some(directory) => {
+    let engine: Arc<dyn Engine> = match (&config.etcd, &config.data_dir) {
+        (None, None) => Arc::new(Memory::new(incarnation, clock.now(), listener)),
+        (Some(etcd), _) => {
+            let settings = etcd_settings(etcd, config, clock.now())?;
+            let dependencies = EtcdDependencies { clock: Arc::clone(&clock), listener, incarnation };
+            let fatal = fatal.clone();
+            Arc::new(Etcd::open(settings, dependencies, Box::new(move |reason| fatal.report(reason)))?)
+        }
+        (None, Some(directory)) => {
             let (metrics, start) = (metrics.store.clone(), StartPoint::new(incarnation, clock.now()));
             let dependencies = DiskDependencies { clock: Arc::clone(&clock), listener, metrics, start };
             let fatal = fatal.clone();
@@ -64,12 +71,36 @@ pub(super) fn open(
         weights: Arc::default(),
         max_message_size: config.max_message_size,
         bookmarks: config.bookmark_interval,
-        replica: uname().nodename().to_string_lossy().into_owned(),
+        replica: config.replica_name(),
     };
     if is_new_incarnation {
         context.settle(config.settle);
     }
     Ok((Arc::new(context), checks))
+}
+
+/// Returns the settings of the engine, with the password that the file has.
+fn etcd_settings(etcd: &EtcdConfig, config: &Config, now: ClockReading) -> Result<EtcdSettings, StartError> {
+    let mut options = EtcdOptions::new(etcd.endpoints.iter().cloned());
+    options.tls = EtcdTls { ca: etcd.ca.clone(), certificate: etcd.certificate.clone() };
+    if let Some((user, path)) = &etcd.user {
+        let password = fs::read_to_string(path)
+            .map_err(|source| StartError::EtcdPassword { path: path.clone(), source })?;
+        let password = password.strip_suffix('\n').unwrap_or(&password);
+        let password = password.strip_suffix('\r').unwrap_or(password).to_owned();
+        options.credentials = Some(EtcdCredentials { user: user.clone(), password });
+    }
+    let grpc = config.grpc.or(config.grpc_tls).map_or_else(String::new, |address| address.to_string());
+    let http = config.http.or(config.http_tls).map(|address| address.to_string().into());
+    let session = ReplicaSession {
+        replica: config.replica_name().into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        started_at: now.wall,
+        grpc_listener: grpc.as_str().into(),
+        grpc_address: grpc.as_str().into(),
+        http_listener: http,
+    };
+    Ok(EtcdSettings { options, cluster: etcd.cluster.clone(), session })
 }
 
 /// Passes changes on to the streams and to the health checks.

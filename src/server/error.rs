@@ -1,9 +1,9 @@
 //! Errors of a server that does not start.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use super::InheritError;
-use crate::{app::RecoveryError, engine::disk::StoreError, model::FieldError, transport::tls::TlsError};
+use crate::{app::RecoveryError, engine::{disk::StoreError, etcd::EtcdEngineError}, model::FieldError, transport::tls::TlsError};
 
 /// Error of a server that does not start.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,17 @@ pub enum StartError {
     /// The registry cannot be read from the disk, or cannot be stored there.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The registry cannot be read from etcd.
+    #[error(transparent)]
+    Etcd(#[from] EtcdEngineError),
+    /// The file with the password of etcd cannot be read.
+    #[error("cannot read {}: {source}: name a file with the password of --etcd-user", path.display())]
+    EtcdPassword {
+        /// The file.
+        path: PathBuf,
+        /// Error of the operating system.
+        source: io::Error,
+    },
     /// Writes that the end of an earlier process interrupted cannot be completed.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),

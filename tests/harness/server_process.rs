@@ -188,6 +188,11 @@ impl ServerProcess {
         TestClient::connect(self.grpc).await
     }
 
+    /// Kills the process.
+    pub async fn kill(self) {
+        self.child.kill().await;
+    }
+
     /// Kills the process and starts another on the same gRPC address.
     pub async fn restart(self, more: &[&str]) -> Self {
         let grpc = self.address();

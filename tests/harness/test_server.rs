@@ -1,9 +1,14 @@
 //! Server in the test's process.
 
-use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::NonZeroUsize,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use callboard::{
-    config::Config,
+    config::{Config, EtcdConfig},
     server::{Server, ServerAddresses},
 };
 
@@ -24,21 +29,39 @@ pub struct TestServer {
 pub enum Engine {
     Memory,
     Disk,
+    /// The etcd whose endpoint is in `CALLBOARD_TEST_ETCD`. Each server has a registry of its own.
+    Etcd,
 }
 
 impl Engine {
-    /// Returns the engine of tests that do not choose one: the disk if `CALLBOARD_TEST_ENGINE` says so.
+    /// Returns the engine of tests that do not choose one: that which `CALLBOARD_TEST_ENGINE` names, or memory.
     pub fn usual() -> Self {
         match std::env::var("CALLBOARD_TEST_ENGINE").as_deref() {
             Ok("disk") => Self::Disk,
+            Ok("etcd") => Self::Etcd,
             Ok("memory") | Err(_) => Self::Memory,
-            Ok(other) => panic!("CALLBOARD_TEST_ENGINE: {other:?} is no engine; write memory or disk"),
+            Ok(other) => panic!("CALLBOARD_TEST_ENGINE: {other:?} is no engine; write memory, disk or etcd"),
         }
     }
 
     /// Returns a data directory for the disk.
     pub fn data(self) -> Option<TempDir> {
         (self == Self::Disk).then(|| TempDir::new().unwrap())
+    }
+
+    /// Returns the settings of a registry of its own in etcd.
+    pub fn etcd(self) -> Option<EtcdConfig> {
+        static CLUSTERS: AtomicU64 = AtomicU64::new(0);
+        let endpoint = || std::env::var("CALLBOARD_TEST_ETCD").expect("CALLBOARD_TEST_ETCD has the URL of an etcd");
+        let number = || CLUSTERS.fetch_add(1, Ordering::Relaxed);
+        (self == Self::Etcd).then(|| EtcdConfig {
+            endpoints: vec![endpoint()],
+            user: None,
+            ca: None,
+            certificate: None,
+            cluster: format!("test-{}-{}", std::process::id(), number()),
+            replica: None,
+        })
     }
 }
 
@@ -62,6 +85,7 @@ impl TestServer {
             workers: NonZeroUsize::new(2).unwrap(),
             bookmark_interval: Duration::from_millis(100),
             data_dir: data.as_ref().map(|data| data.path().to_owned()),
+            etcd: engine.etcd(),
             settle: Duration::ZERO,
             ..Config::default()
         };

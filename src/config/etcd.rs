@@ -1,0 +1,90 @@
+//! Settings of the engine that several replicas share through etcd.
+
+use std::path::PathBuf;
+
+use super::{
+    error::ConfigError,
+    key::{SettingKey, SettingOrigin},
+    raw_settings::RawSettings,
+    read, set, value,
+};
+
+/// Settings of etcd, and of this replica in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdConfig {
+    /// Members of etcd, as URLs.
+    pub endpoints: Vec<String>,
+    /// User of etcd, and the file with the password.
+    pub user: Option<(String, PathBuf)>,
+    /// File of the authorities that sign etcd's certificates. `None` means those of the system.
+    pub ca: Option<PathBuf>,
+    /// Files of the certificate and the key that etcd is shown.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Name of the registry among those that share etcd.
+    pub cluster: String,
+    /// Name of this replica. `None` means the host name.
+    pub replica: Option<String>,
+}
+
+impl EtcdConfig {
+    /// Default of `cluster`.
+    pub const DEFAULT_CLUSTER: &str = "default";
+
+    /// Reads and validates the settings. `data_dir`: place of the setting of the directory, which excludes etcd.
+    pub(super) fn resolve(
+        layers: &[RawSettings],
+        data_dir: Option<SettingOrigin>,
+    ) -> Result<Option<Self>, ConfigError> {
+        let endpoints = read(layers, SettingKey::Etcd, value::etcd_endpoints)?;
+        let Some((endpoints, origin)) = endpoints else { return no_setting_of_etcd(layers) };
+        if let Some(data_dir) = data_dir {
+            return Err(ConfigError::TwoStores { etcd: origin, data_dir });
+        }
+        let user = read(layers, SettingKey::EtcdUser, value::etcd_name)?;
+        let password = read(layers, SettingKey::EtcdPasswordFile, value::path)?;
+        Ok(Some(Self {
+            endpoints,
+            user: both(user, password, [SettingKey::EtcdUser, SettingKey::EtcdPasswordFile])?,
+            ca: read(layers, SettingKey::EtcdCa, value::path)?.map(|(ca, _)| ca),
+            certificate: both(
+                read(layers, SettingKey::EtcdCert, value::path)?,
+                read(layers, SettingKey::EtcdKey, value::path)?,
+                [SettingKey::EtcdCert, SettingKey::EtcdKey],
+            )?,
+            cluster: set(layers, SettingKey::Cluster, value::etcd_name, Self::DEFAULT_CLUSTER.to_owned())?,
+            replica: read(layers, SettingKey::Replica, value::node_name)?.and_then(|(replica, _)| replica),
+        }))
+    }
+}
+
+/// Returns two settings that need each other.
+fn both<A, B>(
+    one: Option<(A, SettingOrigin)>,
+    other: Option<(B, SettingOrigin)>,
+    keys: [SettingKey; 2],
+) -> Result<Option<(A, B)>, ConfigError> {
+    match (one, other) {
+        (Some((one, _)), Some((other, _))) => Ok(Some((one, other))),
+        (None, None) => Ok(None),
+        (Some((_, origin)), None) => Err(ConfigError::Incomplete { origin, missing: keys[1].flag() }),
+        (None, Some((_, origin))) => Err(ConfigError::Incomplete { origin, missing: keys[0].flag() }),
+    }
+}
+
+/// Returns no settings, or an error if one of them is set without etcd.
+fn no_setting_of_etcd(layers: &[RawSettings]) -> Result<Option<EtcdConfig>, ConfigError> {
+    let keys = [
+        SettingKey::EtcdUser,
+        SettingKey::EtcdPasswordFile,
+        SettingKey::EtcdCa,
+        SettingKey::EtcdCert,
+        SettingKey::EtcdKey,
+        SettingKey::Cluster,
+        SettingKey::Replica,
+    ];
+    let origin = keys.into_iter().find_map(|key| layers.iter().find_map(|layer| layer.get(key)));
+    match origin {
+        Some((_, origin)) => Err(ConfigError::Incomplete { origin: origin.clone(), missing: SettingKey::Etcd.flag() }),
+        None => Ok(None),
+    }
+}

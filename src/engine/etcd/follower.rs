@@ -1,0 +1,110 @@
+//! Follower: the task that watches the keys of the registry, and resumes the watch when it ends.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::mpsc,
+    time::{self, sleep},
+};
+
+use super::{keys::KeySpace, snapshot::KeySnapshot};
+use crate::etcd::{EtcdClient, EtcdError, EtcdErrorKind, EtcdRevisionBatch, EtcdWatchEvent};
+
+/// Time between two attempts to resume the watch.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Maximum number of messages that wait for the replica.
+pub const MAX_FOLLOWED: usize = 64;
+
+/// Message of the follower.
+#[derive(Debug)]
+pub enum Followed {
+    /// All changes of one revision of etcd.
+    Batch(EtcdRevisionBatch),
+    /// The member has answered: there is no later change than those that were sent.
+    Progress,
+    /// The watch has ended and is being resumed.
+    Interrupted(EtcdError),
+    /// etcd has compacted the changes after the last batch. This is the state instead.
+    Snapshot(KeySnapshot),
+    /// etcd's newest revision is older than one that was applied: its history was replaced, and following ends.
+    HistoryReplaced(EtcdError),
+}
+
+/// Watches from a revision on until the receiver is dropped.
+pub async fn follow(client: EtcdClient, keys: KeySpace, mut from: u64, replica: mpsc::Sender<Followed>) {
+    loop {
+        let Err(error) = follow_once(&client, &keys, &mut from, &replica).await else { return };
+        let message = match error.kind() {
+            EtcdErrorKind::Compacted { .. } => match KeySnapshot::read(&client, &keys, None).await {
+                Ok(snapshot) => {
+                    from = snapshot.revision + 1;
+                    Followed::Snapshot(snapshot)
+                }
+                Err(error) => Followed::Interrupted(error),
+            },
+            EtcdErrorKind::FutureRevision { .. } => Followed::HistoryReplaced(error),
+            EtcdErrorKind::Unreachable
+            | EtcdErrorKind::Disconnected
+            | EtcdErrorKind::TimedOut
+            | EtcdErrorKind::Stalled
+            | EtcdErrorKind::NoLeader
+            | EtcdErrorKind::Unavailable
+            | EtcdErrorKind::Overloaded
+            | EtcdErrorKind::LeaseNotFound
+            | EtcdErrorKind::SpaceExceeded
+            | EtcdErrorKind::AuthenticationFailed
+            | EtcdErrorKind::TokenExpired
+            | EtcdErrorKind::PermissionDenied
+            | EtcdErrorKind::Rejected
+            | EtcdErrorKind::InvalidAnswer
+            | EtcdErrorKind::Other => Followed::Interrupted(error),
+        };
+        let ends = matches!(message, Followed::HistoryReplaced(_));
+        if replica.send(message).await.is_err() || ends {
+            return;
+        }
+        sleep(RETRY_DELAY).await;
+    }
+}
+
+/// Watches until the watch fails. Returns `Ok` once the receiver is dropped.
+async fn follow_once(
+    client: &EtcdClient,
+    keys: &KeySpace,
+    from: &mut u64,
+    replica: &mpsc::Sender<Followed>,
+) -> Result<(), EtcdError> {
+    let mut watch = client.watch(keys.prefix().to_owned(), *from).await?;
+    loop {
+        let message = match watch.next().await? {
+            EtcdWatchEvent::Batch(batch) => {
+                *from = batch.revision + 1;
+                Followed::Batch(batch)
+            }
+            EtcdWatchEvent::Progress { .. } => Followed::Progress,
+        };
+        if replica.send(message).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Repeats an operation until it succeeds, a member rejects it, or the time is over.
+pub async fn until_answered<T, F: Future<Output = Result<T, EtcdError>>>(
+    limit: Duration,
+    mut operation: impl FnMut() -> F,
+) -> Result<T, EtcdError> {
+    let end = time::Instant::now() + limit;
+    let mut is_logged = false;
+    loop {
+        match operation().await {
+            Err(error) if error.concerns_member() && time::Instant::now() + RETRY_DELAY < end => {
+                if !std::mem::replace(&mut is_logged, true) {
+                    tracing::warn!(%error, "waiting for etcd");
+                }
+                sleep(RETRY_DELAY).await;
+            }
+            done => return done,
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Sessions of all replicas, and the order in which they take over what a lost replica held.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hasher,
+    time::Duration,
+};
+
+use siphasher::sip::SipHasher13;
+
+use super::{keys::RegistryKey, replica_session::{ReplicaSession, SessionId}};
+use crate::registry::SessionEpoch;
+
+/// Time that each further replica leaves the ones before it to take over an instance.
+pub const RANK_DELAY: Duration = Duration::from_secs(5);
+
+/// Live sessions, and the ones that ended while something is still held by them.
+#[derive(Debug, Default)]
+pub struct SessionTable {
+    live: BTreeMap<SessionEpoch, ReplicaSession>,
+    ids: HashMap<SessionId, SessionEpoch>,
+    /// Sessions that ended, with the time at which this replica observed it.
+    ended: BTreeMap<SessionEpoch, Duration>,
+}
+
+impl SessionTable {
+    /// Adds a session.
+    pub fn begin(&mut self, id: SessionId, epoch: SessionEpoch, session: ReplicaSession) {
+        self.ids.insert(id, epoch);
+        self.live.insert(epoch, session);
+    }
+
+    /// Ends a session, and returns its epoch, if it was live.
+    pub fn end(&mut self, id: SessionId, now: Duration) -> Option<(SessionEpoch, ReplicaSession)> {
+        let epoch = self.ids.remove(&id)?;
+        let session = self.live.remove(&epoch)?;
+        self.ended.insert(epoch, now);
+        Some((epoch, session))
+    }
+
+    /// Records that something is held by a session that is not live.
+    pub fn note_ended(&mut self, epoch: SessionEpoch, now: Duration) {
+        self.ended.entry(epoch).or_insert(now);
+    }
+
+    /// Forgets an ended session that holds nothing any more.
+    pub fn forget(&mut self, epoch: SessionEpoch) {
+        self.ended.remove(&epoch);
+    }
+
+    /// Ids of the live sessions.
+    pub fn live_ids(&self) -> Vec<SessionId> {
+        self.ids.keys().copied().collect()
+    }
+
+    /// Returns whether a session is live.
+    pub fn is_live(&self, epoch: SessionEpoch) -> bool {
+        self.live.contains_key(&epoch)
+    }
+
+    /// Live session with this epoch.
+    pub fn get(&self, epoch: SessionEpoch) -> Option<&ReplicaSession> {
+        self.live.get(&epoch)
+    }
+
+    /// Sessions that ended and may still hold something, with the time of the end.
+    pub fn ended(&self) -> impl Iterator<Item = (SessionEpoch, Duration)> {
+        self.ended.iter().map(|(epoch, at)| (*epoch, *at))
+    }
+
+    /// Returns the number of live sessions that come before `own` in taking over what belongs to this key.
+    ///
+    /// Rendezvous hashing (Thaler and Ravishankar, 1998): each replica computes the same order without talking to the others, and a
+    /// session that comes or goes changes the first place of few keys.
+    pub fn rank(&self, own: SessionEpoch, key: &RegistryKey) -> u32 {
+        let score = |epoch: SessionEpoch| {
+            let mut hasher = SipHasher13::new();
+            hasher.write_u64(epoch.0);
+            hasher.write(key.to_string().as_bytes());
+            (hasher.finish(), epoch)
+        };
+        let mine = score(own);
+        let before = self.live.keys().filter(|epoch| **epoch != own && score(**epoch) > mine).count();
+        u32::try_from(before).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::UnixMillis,
+        registry::test_support::{id, name},
+    };
+
+    fn session() -> ReplicaSession {
+        ReplicaSession {
+            replica: "a".into(),
+            version: "1".into(),
+            started_at: UnixMillis(0),
+            grpc_listener: "".into(),
+            grpc_address: "".into(),
+            http_listener: None,
+        }
+    }
+
+    fn table(epochs: impl Iterator<Item = u64>) -> SessionTable {
+        let mut table = SessionTable::default();
+        for epoch in epochs {
+            table.begin(SessionId(epoch), SessionEpoch(epoch), session());
+        }
+        table
+    }
+
+    fn key(number: u32) -> RegistryKey {
+        RegistryKey::Instance(name("web"), id(&format!("i{number}")))
+    }
+
+    #[test]
+    fn each_replica_has_a_rank_of_its_own_for_each_key() {
+        let table = table(1..=3);
+        let mut first = [0; 3];
+        for number in 0..300 {
+            let ranks: Vec<_> = (1..=3).map(|epoch| table.rank(SessionEpoch(epoch), &key(number))).collect();
+            let mut sorted = ranks.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, [0, 1, 2]);
+            first[ranks.iter().position(|rank| *rank == 0).unwrap()] += 1;
+        }
+        assert!(first.iter().all(|keys| (60..140).contains(keys)), "{first:?}");
+    }
+
+    #[test]
+    fn end_of_a_session_changes_the_first_place_of_its_keys_only() {
+        let (before, mut after) = (table(1..=3), table(1..=3));
+        after.end(SessionId(3), Duration::ZERO).unwrap();
+        for number in 0..300 {
+            for epoch in [SessionEpoch(1), SessionEpoch(2)] {
+                if before.rank(epoch, &key(number)) == 0 {
+                    assert_eq!(after.rank(epoch, &key(number)), 0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ended_session_is_remembered_until_it_is_forgotten() {
+        let mut table = table(1..=2);
+        assert_eq!(table.end(SessionId(1), Duration::from_secs(7)).unwrap().0, SessionEpoch(1));
+        assert!(table.end(SessionId(1), Duration::from_secs(8)).is_none());
+        assert!(!table.is_live(SessionEpoch(1)) && table.is_live(SessionEpoch(2)));
+        assert_eq!(table.ended().collect::<Vec<_>>(), [(SessionEpoch(1), Duration::from_secs(7))]);
+        table.forget(SessionEpoch(1));
+        assert_eq!(table.ended().count(), 0);
+    }
+}

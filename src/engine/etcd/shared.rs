@@ -1,0 +1,191 @@
+//! Engine that several replicas share through etcd.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{RecvError, channel},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    runtime,
+    sync::mpsc::{UnboundedSender, unbounded_channel},
+};
+
+use super::{
+    EtcdEngineError, EtcdSettings,
+    committer::is_internal,
+    replica::{EtcdReplica, ReplicaMessage},
+    status::ReplicaStatus,
+};
+use crate::{
+    clock::Clock,
+    engine::{
+        CheckKey, Engine, EngineError, PendingCommand, SavedCheck, SavedChecks, write_request::WriteRequest,
+    },
+    model::{Caller, Incarnation, InstanceId, LeaseId, ServiceName},
+    registry::{ChangeListener, ClockReading, Command, CommandOutcome, PolicyCommand, PolicyOutcome, Registry},
+};
+
+/// Maximum number of requests that wait for etcd; further ones are rejected.
+const MAX_WAITING: usize = 32_768;
+/// Time after which a rejected caller should try again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Dependencies of the engine.
+#[derive(Debug)]
+pub struct EtcdDependencies {
+    /// Clock of the process.
+    pub clock: Arc<Clock>,
+    /// Listener that is notified of changes.
+    pub listener: Arc<dyn ChangeListener>,
+    /// Incarnation of a registry that does not exist yet.
+    pub incarnation: Incarnation,
+}
+
+/// Callback for the end of the replica. It is called at most once.
+pub type OnReplicaEnd = Box<dyn FnOnce(String) + Send>;
+
+/// Engine that several replicas share through etcd.
+pub struct Etcd {
+    registry: Arc<Registry>,
+    /// `None` once the engine is closed.
+    messages: Mutex<Option<UnboundedSender<ReplicaMessage>>>,
+    status: Arc<ReplicaStatus>,
+    clock: Arc<Clock>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Etcd").field("registry", &self.registry).field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl Etcd {
+    /// Reads the registry from etcd, begins a session, and starts the thread of the replica. Blocks until the registry is complete.
+    ///
+    /// # Errors
+    ///
+    /// When etcd does not answer within 30 s or rejects a request, or the operating system cannot start a thread.
+    pub fn open(
+        settings: EtcdSettings,
+        dependencies: EtcdDependencies,
+        on_end: OnReplicaEnd,
+    ) -> Result<Self, EtcdEngineError> {
+        let EtcdDependencies { clock, listener, incarnation } = dependencies;
+        let status = Arc::<ReplicaStatus>::default();
+        let (messages, inbox) = unbounded_channel();
+        let (started, start) = channel();
+        let thread = thread::Builder::new().name("callboard-etcd".to_owned()).spawn({
+            let (clock, status) = (Arc::clone(&clock), Arc::clone(&status));
+            move || {
+                let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(started.send(Err(error.into()))),
+                };
+                runtime.block_on(async {
+                    match EtcdReplica::start(settings, clock, listener, incarnation, status).await {
+                        Ok(replica) => {
+                            // The receiver waits for it.
+                            let _ = started.send(Ok(Arc::clone(replica.registry())));
+                            if let Err(reason) = replica.run(inbox).await {
+                                on_end(reason);
+                            }
+                        }
+                        Err(error) => drop(started.send(Err(error))),
+                    }
+                });
+            }
+        })?;
+        let registry = start.recv().unwrap_or_else(|RecvError| Err(EtcdEngineError::Panicked))?;
+        Ok(Self { registry, messages: Mutex::new(Some(messages)), status, clock, thread: Mutex::new(Some(thread)) })
+    }
+
+    fn send(&self, request: WriteRequest) {
+        let waiting = self.status.waiting.load(Ordering::Relaxed);
+        if waiting >= MAX_WAITING && !is_internal(&request) {
+            return request.reject(EngineError::Overloaded { waiting, retry: RETRY_DELAY });
+        }
+        let messages = self.messages.lock();
+        let Some(sender) = &*messages else { return request.reject(EngineError::Stopped) };
+        self.status.waiting.fetch_add(1, Ordering::Relaxed);
+        if let Err(unsent) = sender.send(ReplicaMessage::Write(request))
+            && let ReplicaMessage::Write(request) = unsent.0
+        {
+            self.status.waiting.fetch_sub(1, Ordering::Relaxed);
+            request.reject(EngineError::Stopped);
+        }
+    }
+}
+
+impl Engine for Etcd {
+    fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The command is decided at the time at which the replica processes it.
+    fn submit(&self, command: Command, caller: &Arc<Caller>, _: ClockReading) -> PendingCommand {
+        let (sender, pending) = PendingCommand::waiting();
+        self.send(WriteRequest::One(command, Arc::clone(caller), sender));
+        pending
+    }
+
+    fn submit_together(
+        &self,
+        commands: Vec<Command>,
+        caller: &Arc<Caller>,
+        _: ClockReading,
+    ) -> PendingCommand<Vec<CommandOutcome>> {
+        let (sender, pending) = PendingCommand::waiting();
+        self.send(WriteRequest::Together(commands, Arc::clone(caller), sender));
+        pending
+    }
+
+    fn submit_policy(
+        &self,
+        command: PolicyCommand,
+        caller: &Arc<Caller>,
+        _: ClockReading,
+    ) -> PendingCommand<PolicyOutcome> {
+        let (sender, pending) = PendingCommand::waiting();
+        self.send(WriteRequest::Policy(Box::new(command), Arc::clone(caller), sender));
+        pending
+    }
+
+    /// Results of checks are not shared: the replica that holds an instance runs its checks.
+    fn save_checks(&self, _: Vec<(CheckKey, Option<SavedCheck>)>) {}
+
+    fn take_saved_checks(&self) -> Option<SavedChecks> {
+        None
+    }
+
+    fn claim(&self, service: &ServiceName, id: &InstanceId, lease: Option<LeaseId>) {
+        if let Some(sender) = &*self.messages.lock() {
+            // Sending fails if the replica has ended, and then nothing can be claimed.
+            let _ = sender.send(ReplicaMessage::Claim(service.clone(), id.clone(), lease));
+        }
+    }
+
+    fn may_expire(&self) -> bool {
+        !self.status.is_frozen() && self.status.is_confirmed(self.clock.since_start())
+    }
+
+    fn is_degraded(&self) -> bool {
+        !self.may_expire()
+    }
+
+    fn close(&self) {
+        self.messages.lock().take();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of the replica panicked");
+        }
+    }
+}

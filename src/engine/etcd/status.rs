@@ -1,0 +1,59 @@
+//! Status of a replica that other threads read.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    time::Duration,
+};
+
+/// Maximum time since etcd confirmed the session and the watch made progress for which a replica counts as connected.
+const MAX_UNCONFIRMED: Duration = Duration::from_secs(4);
+
+/// Status of a replica.
+#[derive(Debug, Default)]
+pub struct ReplicaStatus {
+    /// Number of requests that wait.
+    pub waiting: AtomicUsize,
+    /// Time since the start of the process at which etcd last confirmed the session, in milliseconds.
+    session_ms: AtomicU64,
+    /// Time at which the watch last made progress.
+    watch_ms: AtomicU64,
+    /// Set while etcd counts as out of reach. The replica clears it once the leases have their grace.
+    is_frozen: AtomicBool,
+}
+
+impl ReplicaStatus {
+    /// Records that etcd had confirmed the session at this time.
+    pub fn confirm_session(&self, at: Duration) {
+        self.session_ms.fetch_max(millis(at), Ordering::Relaxed);
+    }
+
+    /// Records that the watch made progress.
+    pub fn confirm_watch(&self, at: Duration) {
+        self.watch_ms.fetch_max(millis(at), Ordering::Relaxed);
+    }
+
+    /// Forgets that etcd confirmed the session, which was lost.
+    pub fn session_lost(&self) {
+        self.session_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// Returns whether etcd has confirmed session and watch lately.
+    pub fn is_confirmed(&self, now: Duration) -> bool {
+        let oldest = self.session_ms.load(Ordering::Relaxed).min(self.watch_ms.load(Ordering::Relaxed));
+        millis(now).saturating_sub(oldest) < millis(MAX_UNCONFIRMED)
+    }
+
+    /// Sets or clears that etcd counts as out of reach.
+    pub fn freeze(&self, frozen: bool) {
+        self.is_frozen.store(frozen, Ordering::Relaxed);
+    }
+
+    /// Returns whether etcd counts as out of reach.
+    pub fn is_frozen(&self) -> bool {
+        self.is_frozen.load(Ordering::Relaxed)
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
