@@ -95,7 +95,9 @@ pub(super) fn etcd_endpoints(text: &str) -> Result<Vec<String>, ValueError> {
         let host = part.strip_prefix("http://").or_else(|| part.strip_prefix("https://"));
         match host {
             Some(host) if !host.is_empty() => Ok(part.to_owned()),
-            Some(_) | None => Err(ValueError::new(format!("contains {part:?}, which is not a URL of a member of etcd"), hint)),
+            Some(_) | None => {
+                Err(ValueError::new(format!("contains {part:?}, which is not a URL of a member of etcd"), hint))
+            }
         }
     };
     text.split(',').map(endpoint).collect()

@@ -105,7 +105,9 @@ pub enum EtcdEngineError {
     #[error("{0}: start the replica again")]
     Replaced(String),
     /// etcd did not send the latest changes in time.
-    #[error("etcd did not send the latest changes within 30 s: look at the health of its members, and start the replica again")]
+    #[error(
+        "etcd did not send the latest changes within 30 s: look at the health of its members, and start the replica again"
+    )]
     CatchUp,
     /// The replica panicked.
     #[error("the replica panicked at its start: report this as a defect")]

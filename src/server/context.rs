@@ -84,8 +84,8 @@ fn etcd_settings(etcd: &EtcdConfig, config: &Config, now: ClockReading) -> Resul
     let mut options = EtcdOptions::new(etcd.endpoints.iter().cloned());
     options.tls = EtcdTls { ca: etcd.ca.clone(), certificate: etcd.certificate.clone() };
     if let Some((user, path)) = &etcd.user {
-        let password = fs::read_to_string(path)
-            .map_err(|source| StartError::EtcdPassword { path: path.clone(), source })?;
+        let password =
+            fs::read_to_string(path).map_err(|source| StartError::EtcdPassword { path: path.clone(), source })?;
         let password = password.strip_suffix('\n').unwrap_or(&password);
         let password = password.strip_suffix('\r').unwrap_or(password).to_owned();
         options.credentials = Some(EtcdCredentials { user: user.clone(), password });

@@ -3,7 +3,12 @@
 use std::{io, net::SocketAddr, path::PathBuf};
 
 use super::InheritError;
-use crate::{app::RecoveryError, engine::{disk::StoreError, etcd::EtcdEngineError}, model::FieldError, transport::tls::TlsError};
+use crate::{
+    app::RecoveryError,
+    engine::{disk::StoreError, etcd::EtcdEngineError},
+    model::FieldError,
+    transport::tls::TlsError,
+};
 
 /// Error of a server that does not start.
 #[derive(Debug, thiserror::Error)]

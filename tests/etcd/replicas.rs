@@ -197,7 +197,8 @@ async fn of_two_boots_that_register_one_id_at_the_same_time_one_gets_it() {
         let id = format!("i{number}");
         let boot = |name: &str| RegisterRequest { boot_id: name.into(), ..request(&id) };
         let (left, right) = tokio::join!(clients[0].register(boot("left")), clients[1].register(boot("right")));
-        let codes: Vec<_> = [&left, &right].map(|result| result.as_ref().map_or_else(tonic::Status::code, |_| Code::Ok)).into();
+        let codes: Vec<_> =
+            [&left, &right].map(|result| result.as_ref().map_or_else(tonic::Status::code, |_| Code::Ok)).into();
         assert!(codes.contains(&Code::Ok) && codes.contains(&Code::AlreadyExists), "{id}: {codes:?}");
     }
 }

@@ -20,7 +20,7 @@ use tokio::{
 use super::{CertFiles, TestCa, steady_port, within};
 
 /// Variable with the path of the program.
-const PROGRAM: &str = "CALLBOARD_ETCD";
+const PROGRAM: &str = "CALLBOARD_TEST_ETCD_PROGRAM";
 /// Time between two looks at a member whose state etcd reports to nobody.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -108,7 +108,6 @@ impl EtcdCluster {
     }
 
     /// Returns the endpoints of all members, separated by commas.
-    #[expect(dead_code, reason = "for `callboard serve --etcd`")]
     pub fn endpoints(&self) -> String {
         self.members.iter().map(|member| &*member.client_url).collect::<Vec<_>>().join(",")
     }

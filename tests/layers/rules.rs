@@ -59,6 +59,7 @@ pub const RULES: &[Rule] = &[
             "clock",
             "config",
             "engine",
+            "etcd",
             "health_check",
             "metrics",
             "model",
@@ -142,7 +143,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         layer: "engine",
-        uses: &["clock", "metrics", "model", "random", "registry"],
+        uses: &["clock", "etcd", "metrics", "model", "random", "registry"],
         tests_use: &[],
         never: &[AXUM, GRPC],
     },

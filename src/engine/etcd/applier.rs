@@ -112,12 +112,12 @@ impl Applier {
         for (key, entry) in changes {
             match (&key, entry) {
                 (RegistryKey::Instance(service, id), Some(entry)) => {
-                    let change = InstanceChange { service, id, key: &key, note: noted.get(&key) };
+                    let change = ChangedInstance { service, id, key: &key, note: noted.get(&key) };
                     self.put_instance(&mut guard, change, &entry, stored, (&mut applied, now));
                 }
                 (RegistryKey::Instance(service, id), None) => {
                     stored.remove(&key);
-                    let change = InstanceChange { service, id, key: &key, note: noted.get(&key) };
+                    let change = ChangedInstance { service, id, key: &key, note: noted.get(&key) };
                     self.remove_instance(&mut guard, change, (&mut applied, now));
                 }
                 (RegistryKey::Policy(scope), Some(entry)) => {
@@ -132,7 +132,11 @@ impl Applier {
                 (RegistryKey::Session(id), None) => {
                     let at = Duration::from_micros(now.monotonic_us);
                     if let Some((epoch, session)) = stored.sessions.end(*id, at) {
-                        tracing::info!(replica = &*session.replica, epoch = epoch.0, "the session of a replica has ended");
+                        tracing::info!(
+                            replica = &*session.replica,
+                            epoch = epoch.0,
+                            "the session of a replica has ended"
+                        );
                         applied.ended_sessions.push(epoch);
                     }
                 }
@@ -194,19 +198,20 @@ impl Applier {
         for (service, id) in gone {
             let key = RegistryKey::Instance(service.clone(), id.clone());
             stored.remove(&key);
-            let change = InstanceChange { service: &service, id: &id, key: &key, note: None };
+            let change = ChangedInstance { service: &service, id: &id, key: &key, note: None };
             self.remove_instance(&mut guard, change, (&mut applied, now));
         }
         for (key, entry) in &decoded {
             match key {
                 RegistryKey::Instance(service, id) => {
-                    let change = InstanceChange { service, id, key, note: None };
+                    let change = ChangedInstance { service, id, key, note: None };
                     self.put_instance(&mut guard, change, entry, stored, (&mut applied, now));
                 }
                 RegistryKey::Policy(scope) => {
-                    let is_known = registry.policies().newest(scope).is_some_and(|newest| {
-                        CommitPosition::etcd_revision_of(newest.revision) == entry.mod_revision
-                    });
+                    let is_known = registry
+                        .policies()
+                        .newest(scope)
+                        .is_some_and(|newest| CommitPosition::etcd_revision_of(newest.revision) == entry.mod_revision);
                     if !is_known {
                         self.put_policy(&mut guard, (scope, key), entry, Vec::new(), stored, &mut applied);
                     }
@@ -264,12 +269,12 @@ impl Applier {
     fn put_instance(
         &mut self,
         guard: &mut WriteGuard<'_>,
-        change: InstanceChange<'_>,
+        change: ChangedInstance<'_>,
         entry: &EtcdEntry,
         stored: &mut StoredKeys,
         (applied, now): (&mut AppliedBatch, ClockReading),
     ) {
-        let InstanceChange { service, id, key, note } = change;
+        let ChangedInstance { service, id, key, note } = change;
         let present = self.registry.get(service, id.as_str());
         let Some(value) = read_instance(service, id, key, entry, stored) else { return };
         let position = value.position.revision();
@@ -296,22 +301,21 @@ impl Applier {
         // After a snapshot, the changes of others may have later revisions.
         let revision = position.max(self.registry.applied().next());
         let (after, event) = guard.apply(stamped, present, revision, now, &caller_of(note));
-        self.notices.extend(event.map(AppliedNotice::Event));
-        if let Some(after) = &after
-            && is_other_holder
-        {
+        // The holder learns of changes that readers do not see, too.
+        if let Some(after) = after.as_ref().filter(|_| is_other_holder || event.is_none()) {
             self.notices.push(AppliedNotice::Holder(Arc::clone(after)));
         }
+        self.notices.extend(event.map(AppliedNotice::Event));
         applied.changed.insert(key.clone(), (after, revision));
     }
 
     fn remove_instance(
         &mut self,
         guard: &mut WriteGuard<'_>,
-        change: InstanceChange<'_>,
+        change: ChangedInstance<'_>,
         (applied, now): (&mut AppliedBatch, ClockReading),
     ) {
-        let InstanceChange { service, id, key, note } = change;
+        let ChangedInstance { service, id, key, note } = change;
         let next = self.registry.applied().next();
         let slot = note.map_or(CommitSlot::FIRST, |note| note.slot);
         let position = CommitPosition::new(applied.etcd_revision, slot).ok().filter(|_| note.is_some());
@@ -388,7 +392,7 @@ impl Applier {
 
 /// Instance whose key changed.
 #[derive(Debug, Clone, Copy)]
-struct InstanceChange<'a> {
+struct ChangedInstance<'a> {
     service: &'a ServiceName,
     id: &'a InstanceId,
     key: &'a RegistryKey,
@@ -450,7 +454,12 @@ fn read_instance(
     }
 }
 
-fn read_policy(scope: &PolicyScope, key: &RegistryKey, entry: &EtcdEntry, stored: &mut StoredKeys) -> Option<PolicyValue> {
+fn read_policy(
+    scope: &PolicyScope,
+    key: &RegistryKey,
+    entry: &EtcdEntry,
+    stored: &mut StoredKeys,
+) -> Option<PolicyValue> {
     match PolicyValue::decode(scope, &entry.value, entry.mod_revision) {
         Ok(value) => {
             stored.keep(key, entry.mod_revision, value.unknown.clone(), true);

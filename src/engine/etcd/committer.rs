@@ -34,7 +34,8 @@ use crate::{
     etcd::{EtcdCompare, EtcdOperation, EtcdRange, EtcdTransaction},
     model::{Caller, InstanceId, LeaseId, PolicyScope, Revision, ServerActor, ServiceName},
     registry::{
-        ClockReading, Command, CommandOutcome, Decision, EndReason, Entry, PolicyChange, PolicyDecision, ProposedChange, Registry, StampedChange,
+        ClockReading, Command, CommandOutcome, Decision, EndReason, Entry, PolicyChange, PolicyDecision,
+        ProposedChange, Registry, StampedChange,
     },
 };
 
@@ -124,7 +125,13 @@ pub struct Committer {
 
 impl Committer {
     /// Creates a committer without requests.
-    pub fn new(registry: Arc<Registry>, keys: KeySpace, status: Arc<ReplicaStatus>, replica: Box<str>, session: OwnSession) -> Self {
+    pub fn new(
+        registry: Arc<Registry>,
+        keys: KeySpace,
+        status: Arc<ReplicaStatus>,
+        replica: Box<str>,
+        session: OwnSession,
+    ) -> Self {
         let (queue, lanes, in_flight) = (VecDeque::new(), Default::default(), HashSet::new());
         Self { registry, keys, status, replica, session, queue, lanes, in_flight }
     }
@@ -180,7 +187,8 @@ impl Committer {
         let batch = in_flight.as_ref()?;
         let note_key = self.note_key(lane);
         let changes = batch.requests.iter().flat_map(|request| &request.changes);
-        let note = BatchNote { sequence: batch.sequence, commands: changes.map(|change| change.note.clone()).collect() };
+        let note =
+            BatchNote { sequence: batch.sequence, commands: changes.map(|change| change.note.clone()).collect() };
         let put_note = EtcdOperation::put_with_lease(note_key.clone(), note.encode(), self.session.lease);
         let nested = batch.requests.iter().map(|request| EtcdOperation::Nested(self.nested(request)));
         Some(EtcdTransaction {
@@ -307,10 +315,8 @@ impl Committer {
         now: ClockReading,
     ) -> Result<(), EngineError> {
         for command in commands {
-            let claims = matches!(
-                command,
-                Command::Register(_) | Command::RegisterWithoutLease(_) | Command::Claim { .. }
-            );
+            let claims =
+                matches!(command, Command::Register(_) | Command::RegisterWithoutLease(_) | Command::Claim { .. });
             let (service, id) = command.target();
             let key = RegistryKey::Instance(service.clone(), id.clone());
             let (decision, present) = self.registry.order().decide(command.clone(), now)?;
@@ -402,9 +408,7 @@ impl Committer {
         let outcome = |command: CommandKey| match command {
             CommandKey::NoOp(_) => self.unchanged(command),
             CommandKey::Changes(key) => match applied.changed.get(&key) {
-                Some((entry, revision)) => {
-                    CommandOutcome { entry: entry.clone(), revision: *revision, changed: true }
-                }
+                Some((entry, revision)) => CommandOutcome { entry: entry.clone(), revision: *revision, changed: true },
                 None => CommandOutcome { entry: None, revision: self.registry.applied(), changed: true },
             },
         };
@@ -440,9 +444,8 @@ impl Committer {
 
     /// Answers the callers that have waited for too long, and drops their requests.
     pub fn expire_callers(&mut self, now: Duration) {
-        let is_late = |queued: &QueuedRequest| {
-            !is_internal(&queued.request) && now.saturating_sub(queued.since) > WRITE_TIMEOUT
-        };
+        let is_late =
+            |queued: &QueuedRequest| !is_internal(&queued.request) && now.saturating_sub(queued.since) > WRITE_TIMEOUT;
         if self.queue.front().is_none_or(|first| now.saturating_sub(first.since) <= WRITE_TIMEOUT)
             && self.lanes.iter().all(|lane| lane.in_flight.is_none())
         {
@@ -503,7 +506,10 @@ impl Committer {
         for queued in mem::take(&mut self.queue) {
             if let WriteRequest::One(Command::Expire(lease), ..) = &queued.request {
                 taken.push((lease.service.clone(), lease.instance.clone()));
-                self.finish_part(queued, vec![CommandOutcome { entry: None, revision: self.registry.applied(), changed: false }]);
+                self.finish_part(
+                    queued,
+                    vec![CommandOutcome { entry: None, revision: self.registry.applied(), changed: false }],
+                );
             } else {
                 self.queue.push_back(queued);
             }
@@ -605,9 +611,8 @@ impl RequestDecision {
             let Some(this) = slot.take() else { return };
             *slot = this.next();
             let key = RegistryKey::Policy(scope.clone());
-            let value = revisions.map(|revisions| {
-                PolicyValue::encode(revisions, forgotten, this, &stored.unknown_fields(&key))
-            });
+            let value = revisions
+                .map(|revisions| PolicyValue::encode(revisions, forgotten, this, &stored.unknown_fields(&key)));
             let note = NotedCommand {
                 slot: this,
                 key: key.clone(),

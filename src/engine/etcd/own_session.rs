@@ -7,9 +7,7 @@ use super::{
     replica_session::{ReplicaSession, SessionId},
 };
 use crate::{
-    etcd::{
-        EtcdClient, EtcdCompare, EtcdError, EtcdErrorKind, EtcdLease, EtcdOperation, EtcdTransaction,
-    },
+    etcd::{EtcdClient, EtcdCompare, EtcdError, EtcdErrorKind, EtcdLease, EtcdOperation, EtcdTransaction},
     random,
     registry::SessionEpoch,
 };
@@ -45,7 +43,8 @@ impl OwnSession {
         let lease = client.grant_lease(SESSION_TTL).await?;
         let mut success = vec![EtcdOperation::put_with_lease(key.clone(), replica.encode(), lease)];
         success.extend(earlier.map(|earlier| EtcdOperation::delete(earlier.to_owned())));
-        let transaction = EtcdTransaction { compares: vec![EtcdCompare::absent(key.clone())], success, failure: vec![] };
+        let transaction =
+            EtcdTransaction { compares: vec![EtcdCompare::absent(key.clone())], success, failure: vec![] };
         let result = client.transact(&transaction).await?;
         Ok(Self { id, key, epoch: SessionEpoch(result.revision), lease })
     }

@@ -11,7 +11,7 @@ use tokio_stream::{StreamExt, StreamMap};
 
 use super::{
     EtcdEngineError, EtcdSettings,
-    applier::{Applier, AppliedBatch, each_entry},
+    applier::{AppliedBatch, Applier, each_entry},
     committer::Committer,
     follower::{Followed, MAX_FOLLOWED, follow, until_answered},
     keys::{KeySpace, RegistryKey},
@@ -121,8 +121,7 @@ impl EtcdReplica {
         let (sender, followed) = mpsc::channel(MAX_FOLLOWED);
         let following = tokio::spawn(follow(client.clone(), keys.clone(), revision + 1, sender));
         let replica = settings.session.replica.clone();
-        let committer =
-            Committer::new(Arc::clone(&registry), keys.clone(), Arc::clone(&status), replica, session);
+        let committer = Committer::new(Arc::clone(&registry), keys.clone(), Arc::clone(&status), replica, session);
         let mut replica = Self {
             client,
             settings,
@@ -254,7 +253,10 @@ impl EtcdReplica {
         let applied = match followed {
             Followed::Batch(batch) => self.applier.apply(batch, &mut self.stored, now),
             Followed::Snapshot(snapshot) => {
-                tracing::warn!(revision = snapshot.revision, "etcd has compacted changes that this replica had not seen: it reads the state again");
+                tracing::warn!(
+                    revision = snapshot.revision,
+                    "etcd has compacted changes that this replica had not seen: it reads the state again"
+                );
                 self.applier.reconcile(snapshot, &mut self.stored, now)
             }
             Followed::Progress => return Ok(()),
@@ -263,7 +265,9 @@ impl EtcdReplica {
                 return Ok(());
             }
             Followed::HistoryReplaced(error) => {
-                return Err(format!("etcd has lost revisions that this replica has applied ({error}): its data was replaced or restored"));
+                return Err(format!(
+                    "etcd has lost revisions that this replica has applied ({error}): its data was replaced or restored"
+                ));
             }
         };
         self.take_applied(&applied, now)
@@ -325,12 +329,8 @@ impl EtcdReplica {
     }
 
     fn renew(&self) -> Reply<Result<bool, EtcdError>> {
-        let (client, lease, clock, status) = (
-            self.client.clone(),
-            self.committer.session().lease,
-            Arc::clone(&self.clock),
-            Arc::clone(&self.status),
-        );
+        let (client, lease, clock, status) =
+            (self.client.clone(), self.committer.session().lease, Arc::clone(&self.clock), Arc::clone(&self.status));
         Box::pin(async move {
             let sent = clock.since_start();
             let renewed = OwnSession::renew(client, lease).await;
@@ -351,7 +351,10 @@ impl EtcdReplica {
 
     fn lose_session(&mut self, reason: &str) {
         if !std::mem::replace(&mut self.is_session_lost, true) {
-            tracing::warn!(reason, "this replica has lost its session in etcd: no lease expires until it has a new one");
+            tracing::warn!(
+                reason,
+                "this replica has lost its session in etcd: no lease expires until it has a new one"
+            );
             self.status.session_lost();
             self.freeze_if_unconfirmed();
         }
@@ -409,8 +412,8 @@ impl EtcdReplica {
         for entry in &orphans {
             if let Some(lease) = &entry.lease {
                 let rank = self.stored.sessions.rank(own, &key_of(entry));
-                let delay = MIN_ORPHAN_TIME.saturating_sub(lease.terms().ttl())
-                    + super::session_table::RANK_DELAY * rank;
+                let delay =
+                    MIN_ORPHAN_TIME.saturating_sub(lease.terms().ttl()) + super::session_table::RANK_DELAY * rank;
                 guard.expire_here(entry, delay, now);
             }
         }

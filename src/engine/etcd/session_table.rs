@@ -8,7 +8,10 @@ use std::{
 
 use siphasher::sip::SipHasher13;
 
-use super::{keys::RegistryKey, replica_session::{ReplicaSession, SessionId}};
+use super::{
+    keys::RegistryKey,
+    replica_session::{ReplicaSession, SessionId},
+};
 use crate::registry::SessionEpoch;
 
 /// Time that each further replica leaves the ones before it to take over an instance.

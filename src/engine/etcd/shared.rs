@@ -25,9 +25,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    engine::{
-        CheckKey, Engine, EngineError, PendingCommand, SavedCheck, SavedChecks, write_request::WriteRequest,
-    },
+    engine::{CheckKey, Engine, EngineError, PendingCommand, SavedCheck, SavedChecks, write_request::WriteRequest},
     model::{Caller, Incarnation, InstanceId, LeaseId, ServiceName},
     registry::{ChangeListener, ClockReading, Command, CommandOutcome, PolicyCommand, PolicyOutcome, Registry},
 };
