@@ -160,16 +160,26 @@ fn help(arguments: &[&str]) -> String {
 
 /// Flags of other programs that the documents name.
 const OTHER_FLAGS: &[&str] = &[
+    "--auto-compaction-mode",
+    "--auto-compaction-retention",
     "--bind",
     "--build",
+    "--bump-revision",
     "--check",
+    "--endpoints",
     "--example",
     "--full",
     "--ignored",
+    "--initial-advertise-peer-urls",
+    "--initial-cluster",
+    "--mark-compacted",
+    "--name",
     "--now",
     "--only",
+    "--prefix",
     "--profile",
     "--python",
+    "--quota-backend-bytes",
     "--release",
     "--test",
 ];
