@@ -4,6 +4,7 @@
 
 mod connections;
 mod dns;
+mod etcd;
 #[cfg(target_os = "linux")]
 mod process;
 mod registrar;
@@ -21,6 +22,7 @@ use prometheus_client::{
 
 pub use connections::{ConnectionMetrics, EvictReason, RejectReason};
 pub use dns::{DnsMetrics, DnsResponseCode};
+pub use etcd::EtcdMetrics;
 use registrar::Registrar;
 pub use registrar::{Label, MetricDescription, MetricType};
 pub use tls::{CertificateFile, TlsMetrics};
@@ -80,6 +82,8 @@ pub struct Metrics {
     pub check_changes: Counter,
     /// Metrics of the disk engine.
     pub store: StoreMetrics,
+    /// Metrics of the etcd engine.
+    pub etcd: EtcdMetrics,
     /// Metrics of connections and streams.
     pub connections: ConnectionMetrics,
     /// DNS queries.
@@ -183,6 +187,7 @@ impl WatchMessages {
 impl Metrics {
     /// Creates all metrics, each at zero.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "a table: one entry for each metric")]
     pub fn new() -> Arc<Self> {
         let mut registrar = Registrar::new();
         let version = vec![Label::new("version", &[])];
@@ -231,6 +236,7 @@ impl Metrics {
             heartbeats: HeartbeatMetrics::new(&mut registrar),
             watch: WatchMessages::new(&mut registrar),
             store: StoreMetrics::new(&mut registrar),
+            etcd: EtcdMetrics::new(&mut registrar),
             connections: ConnectionMetrics::new(&mut registrar),
             dns: DnsMetrics::new(&mut registrar),
             tls: TlsMetrics::new(&mut registrar),

@@ -41,7 +41,8 @@ pub(super) fn open(
         (None, None) => Arc::new(Memory::new(incarnation, clock.now(), listener)),
         (Some(etcd), _) => {
             let settings = etcd_settings(etcd, config, clock.now())?;
-            let dependencies = EtcdDependencies { clock: Arc::clone(&clock), listener, incarnation };
+            let dependencies =
+                EtcdDependencies { clock: Arc::clone(&clock), listener, metrics: metrics.etcd.clone(), incarnation };
             let fatal = fatal.clone();
             Arc::new(Etcd::open(settings, dependencies, Box::new(move |reason| fatal.report(reason)))?)
         }

@@ -1,6 +1,6 @@
 //! Replicas of one registry, as processes, over a cluster of etcd: what clients see when a replica or etcd fails.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use callboard::{
@@ -12,7 +12,9 @@ use tokio::time::{interval, sleep, timeout};
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::harness::{EtcdCluster, HeartbeatStream, Reader, ServerProcess, TestClient, instance, seconds, within};
+use crate::harness::{
+    EtcdCluster, HeartbeatStream, Reader, ServerProcess, TestClient, Wall, instance, seconds, wall, within,
+};
 
 /// TTL of the instances in seconds.
 const TTL: f64 = 3.0;
@@ -21,6 +23,10 @@ const SILENT_TTL: f64 = 8.0;
 /// Maximum time from the death of a replica to the removal of a silent instance that it held: the TTL of its session, the grace of
 /// orphans, and 5 s.
 const MAX_ORPHAN_TIME: Duration = Duration::from_secs(10 + 15 + 5);
+
+fn since(time: Wall) -> Duration {
+    Duration::from_millis(wall() - time)
+}
 
 async fn replica(etcd: &EtcdCluster) -> ServerProcess {
     ServerProcess::start(&["--etcd", &etcd.endpoints(), "--dns", "off"]).await
@@ -120,7 +126,7 @@ async fn silent_instance_of_killed_replica_is_removed_in_time() {
     // The others send heartbeats, so that one silent instance is not too many.
     let kept = heartbeats_for(&second, &["b", "c", "d", "e"]);
     one.kill().await;
-    let killed = Instant::now();
+    let killed = wall();
     let removed = timeout(MAX_ORPHAN_TIME, async {
         while reader.view.get("web", "a").is_some() {
             reader.message().await.unwrap();
@@ -130,7 +136,7 @@ async fn silent_instance_of_killed_replica_is_removed_in_time() {
         removed = removed => removed.unwrap(),
         () = kept => {}
     }
-    let took = killed.elapsed();
+    let took = since(killed);
     assert!(took > Duration::from_secs(15), "removed after {took:?}, before a program could reach another replica");
     assert_eq!(reader.view.set.len(), 4);
 }
@@ -215,9 +221,9 @@ async fn while_etcd_is_away_reads_and_heartbeats_go_on_and_writes_fail_in_time()
     let mut reader = Reader::synced(&second, &["web"]).await;
     let mut beats = HeartbeatStream::open(&first).await;
     etcd.pause(0);
-    let began = Instant::now();
+    let began = wall();
     let mut degraded = false;
-    while began.elapsed() < Duration::from_secs(12) {
+    while since(began) < Duration::from_secs(12) {
         let heartbeats = vec![Heartbeat { lease_id: lease.clone(), load: None }];
         let answer = beats.ask(KeepAliveRequest { heartbeats }).await.unwrap();
         assert_eq!(answer.leases[0].state(), LeaseState::Held);
@@ -227,17 +233,17 @@ async fn while_etcd_is_away_reads_and_heartbeats_go_on_and_writes_fail_in_time()
     }
     assert!(degraded, "heartbeats tell that the store is away");
     for client in [&first, &second] {
-        let asked = Instant::now();
+        let asked = wall();
         let refused = client.register(request("new")).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
         assert!(refused.get_details_retry_info().is_some());
-        assert!(asked.elapsed() < Duration::from_millis(2_800), "{:?}", asked.elapsed());
+        assert!(since(asked) < Duration::from_millis(2_800), "{:?}", since(asked));
     }
     let known = first.register(request("a")).await.unwrap();
     assert_eq!(known.lease_id, lease, "an identical registration is accepted");
     etcd.resume(0);
     // Both have a full TTL from the recovery on; then the silent one goes.
-    let recovered = Instant::now();
+    let recovered = wall();
     let mut stream = beats;
     let removed = async {
         while reader.view.get("web", "silent").is_some() {
@@ -251,10 +257,10 @@ async fn while_etcd_is_away_reads_and_heartbeats_go_on_and_writes_fail_in_time()
         }
     };
     tokio::select! {
-        removed = timeout(Duration::from_secs(60), removed) => removed.unwrap(),
+        removed = timeout(Duration::from_mins(1), removed) => removed.unwrap(),
         () = beating => {}
     }
-    assert!(recovered.elapsed() > Duration::from_secs_f64(SILENT_TTL), "{:?}", recovered.elapsed());
+    assert!(since(recovered) > Duration::from_secs_f64(SILENT_TTL), "{:?}", since(recovered));
     assert!(reader.view.get("web", "a").is_some());
     within("a registration", async { while first.register(request("new")).await.is_err() {} }).await;
 }

@@ -19,7 +19,7 @@ use super::{
     stored_keys::StoredKeys,
 };
 use crate::{
-    engine::policy_log::log_policy_change,
+    engine::{policy_log::log_policy_change, record::unknown_fields::UnknownFields},
     etcd::{EtcdChange, EtcdEntry, EtcdRevisionBatch},
     model::{Caller, InstanceId, PolicyScope, Revision, ServerActor, ServiceName, node_service},
     registry::{
@@ -191,7 +191,7 @@ impl Applier {
         let mut decoded: Vec<_> = snapshot.entries.into_iter().filter_map(|entry| self.decode_entry(entry)).collect();
         decoded.sort_by_key(|(_, entry)| entry.mod_revision);
         let known: HashSet<_> = decoded.iter().map(|(key, _)| key.clone()).collect();
-        self.reconcile_sessions(&decoded, stored, &mut applied, now);
+        reconcile_sessions(&decoded, stored, &mut applied, now);
         let registry = Arc::clone(&self.registry);
         let gone = self.instances_outside(&known);
         let mut guard = registry.order();
@@ -230,28 +230,6 @@ impl Applier {
         drop(guard);
         self.notify();
         applied
-    }
-
-    fn reconcile_sessions(
-        &self,
-        decoded: &[(RegistryKey, EtcdEntry)],
-        stored: &mut StoredKeys,
-        applied: &mut AppliedBatch,
-        now: ClockReading,
-    ) {
-        let mut live = HashSet::new();
-        for (key, entry) in decoded {
-            if let RegistryKey::Session(id) = key {
-                live.insert(*id);
-                begin_session(*id, entry, stored);
-            }
-        }
-        for id in stored.sessions.live_ids() {
-            if !live.contains(&id) {
-                let at = Duration::from_micros(now.monotonic_us);
-                applied.ended_sessions.extend(stored.sessions.end(id, at).map(|(epoch, _)| epoch));
-            }
-        }
     }
 
     /// Returns the instances of the registry that are not among these keys.
@@ -423,6 +401,28 @@ fn caller_of(note: Option<&NotedCommand>) -> Arc<Caller> {
     Arc::clone(caller.unwrap_or_else(|| ServerActor::Recovery.caller()))
 }
 
+/// Ends the sessions that are no longer in etcd, and adds the new ones.
+fn reconcile_sessions(
+    decoded: &[(RegistryKey, EtcdEntry)],
+    stored: &mut StoredKeys,
+    applied: &mut AppliedBatch,
+    now: ClockReading,
+) {
+    let mut live = HashSet::new();
+    for (key, entry) in decoded {
+        if let RegistryKey::Session(id) = key {
+            live.insert(*id);
+            begin_session(*id, entry, stored);
+        }
+    }
+    for id in stored.sessions.live_ids() {
+        if !live.contains(&id) {
+            let at = Duration::from_micros(now.monotonic_us);
+            applied.ended_sessions.extend(stored.sessions.end(id, at).map(|(epoch, _)| epoch));
+        }
+    }
+}
+
 fn begin_session(id: SessionId, entry: &EtcdEntry, stored: &mut StoredKeys) {
     match ReplicaSession::decode(&entry.value) {
         Ok(session) => stored.sessions.begin(id, SessionEpoch(entry.create_revision), session),
@@ -444,7 +444,7 @@ fn read_instance(
             Some(value)
         }
         Err(error) => {
-            stored.keep(key, entry.mod_revision, Default::default(), false);
+            stored.keep(key, entry.mod_revision, UnknownFields::default(), false);
             tracing::error!(
                 %error,
                 "the value of {key} cannot be used: the registry goes on without it; register the instance again, or run a version that can read it"
@@ -467,7 +467,7 @@ fn read_policy(
             Some(value)
         }
         Err(error) => {
-            stored.keep(key, entry.mod_revision, Default::default(), false);
+            stored.keep(key, entry.mod_revision, UnknownFields::default(), false);
             tracing::error!(
                 %error,
                 "the value of {key} cannot be used: the registry goes on without it; set the policy again, or run a version that can read it"

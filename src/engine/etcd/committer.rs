@@ -32,6 +32,7 @@ use crate::{
         write_request::{WriteRequest, WriteTarget},
     },
     etcd::{EtcdCompare, EtcdOperation, EtcdRange, EtcdTransaction},
+    metrics::EtcdMetrics,
     model::{Caller, InstanceId, LeaseId, PolicyScope, Revision, ServerActor, ServiceName},
     registry::{
         ClockReading, Command, CommandOutcome, Decision, EndReason, Entry, PolicyChange, PolicyDecision,
@@ -97,6 +98,8 @@ enum CommandKey {
 #[derive(Debug)]
 struct Batch {
     sequence: u64,
+    /// Time of the first attempt to send it, since the start of the process.
+    since: Duration,
     requests: Vec<InFlightRequest>,
 }
 
@@ -116,6 +119,7 @@ pub struct Committer {
     registry: Arc<Registry>,
     keys: KeySpace,
     status: Arc<ReplicaStatus>,
+    metrics: EtcdMetrics,
     replica: Box<str>,
     session: OwnSession,
     queue: VecDeque<QueuedRequest>,
@@ -129,11 +133,12 @@ impl Committer {
         registry: Arc<Registry>,
         keys: KeySpace,
         status: Arc<ReplicaStatus>,
+        metrics: EtcdMetrics,
         replica: Box<str>,
         session: OwnSession,
     ) -> Self {
         let (queue, lanes, in_flight) = (VecDeque::new(), Default::default(), HashSet::new());
-        Self { registry, keys, status, replica, session, queue, lanes, in_flight }
+        Self { registry, keys, status, metrics, replica, session, queue, lanes, in_flight }
     }
 
     /// Adds a request.
@@ -141,7 +146,7 @@ impl Committer {
         self.queue.push_back(QueuedRequest { request, done: Vec::new(), since: now });
     }
 
-    /// Adds a command of the replica itself, whose outcome nobody waits for.
+    /// Adds a claim, whose outcome is not awaited.
     pub fn push_claim(&mut self, service: ServiceName, id: InstanceId, lease: Option<LeaseId>, now: Duration) {
         let (sender, _) = PendingCommand::waiting();
         let command = Command::Claim { service, id, lease };
@@ -174,7 +179,8 @@ impl Committer {
                 }
                 self.lanes[lane].sequence += 1;
                 let sequence = self.lanes[lane].sequence;
-                self.lanes[lane].in_flight = Some(Batch { sequence, requests });
+                let since = Duration::from_micros(now.monotonic_us);
+                self.lanes[lane].in_flight = Some(Batch { sequence, since, requests });
                 started.extend(self.transaction(lane).map(|transaction| (lane, transaction)));
             }
         }
@@ -323,7 +329,7 @@ impl Committer {
             // A registration that changes nothing proves that its program reaches this replica.
             let is_held = present.as_ref().is_none_or(|present| self.registry.holds(present));
             let proposed = match (decision, &present) {
-                (Decision::Apply(proposed), _) if self.may_apply(command, present.as_deref()) => proposed,
+                (Decision::Apply(proposed), _) if may_apply(command, present.as_deref()) => proposed,
                 (Decision::NoOp, Some(present)) if claims && !is_held => ProposedChange::Put {
                     instance: present.instance.clone(),
                     lease: present.lease.clone(),
@@ -349,29 +355,8 @@ impl Committer {
         Ok(())
     }
 
-    /// Returns whether this replica may carry out a decision. Only a lease that expires here may be removed or marked as suspect.
-    fn may_apply(&self, command: &Command, present: Option<&Entry>) -> bool {
-        let lease = present.and_then(|present| present.lease.as_ref());
-        match command {
-            Command::Expire(_) | Command::Suspect(_) | Command::Recover(_) => {
-                lease.is_some_and(|lease| lease.expires_here())
-            }
-            Command::Register(_)
-            | Command::RegisterWithoutLease(_)
-            | Command::Deregister { .. }
-            | Command::Update { .. }
-            | Command::Claim { .. }
-            | Command::SetCheckStatus { .. }
-            | Command::AnnounceReport { .. }
-            | Command::AddCheck { .. }
-            | Command::RemoveCheck { .. }
-            | Command::Reap { .. }
-            | Command::RefreshNodeStatus { .. } => true,
-        }
-    }
-
     /// Completes the requests of the batch whose note this is. Those whose guards failed are decided again.
-    pub fn resolve(&mut self, note: AppliedNote, applied: &AppliedBatch) {
+    pub fn resolve(&mut self, note: AppliedNote, applied: &AppliedBatch, now: Duration) {
         let Some(known) = self.lanes.get_mut(usize::from(note.lane)) else { return };
         if note.session != self.session.id {
             return;
@@ -381,12 +366,15 @@ impl Committer {
             return; // its callers were told that the outcome is not known
         }
         let Some(batch) = known.in_flight.take() else { return };
+        self.metrics.batches.inc();
+        self.metrics.commit.observe(now.saturating_sub(batch.since).as_secs_f64());
         for request in batch.requests.into_iter().rev() {
             for target in request.queued.request.targets() {
                 self.in_flight.remove(&target);
             }
             let is_done = request.changes.first().is_some_and(|change| applied.changed.contains_key(&change.key));
             if !is_done {
+                self.metrics.conflicts.inc();
                 self.queue.push_front(request.queued);
             } else if let Some(rest) = self.complete(request, applied) {
                 self.queue.push_front(rest);
@@ -401,7 +389,7 @@ impl Committer {
             self.answered();
             match applied.policy.clone() {
                 Some(outcome) => drop(sender.send(Ok(outcome))),
-                None => drop(sender.send(Err(self.unconfirmed()))),
+                None => drop(sender.send(Err(unconfirmed()))),
             }
             return None;
         }
@@ -453,7 +441,7 @@ impl Committer {
         }
         for queued in mem::take(&mut self.queue) {
             if is_late(&queued) {
-                let error = if queued.done.is_empty() { self.unavailable() } else { self.unconfirmed() };
+                let error = if queued.done.is_empty() { unavailable() } else { unconfirmed() };
                 self.reject(queued.request, error);
             } else {
                 self.queue.push_back(queued);
@@ -480,7 +468,7 @@ impl Committer {
             if is_internal(&request.queued.request) {
                 self.queue.push_front(request.queued);
             } else if waited > WRITE_TIMEOUT / 2 {
-                let error = self.unconfirmed();
+                let error = unconfirmed();
                 self.reject(request.queued.request, error);
             } else {
                 // Whether it was executed shows when it is decided again.
@@ -538,18 +526,39 @@ impl Committer {
         self.status.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn unavailable(&self) -> EngineError {
-        EngineError::Unavailable { reason: "etcd did not answer within 2 s".to_owned(), retry: RETRY_DELAY }
-    }
-
-    fn unconfirmed(&self) -> EngineError {
-        EngineError::Unconfirmed { reason: "etcd did not confirm the write within 2 s".to_owned() }
-    }
-
     fn overloaded(&self) -> EngineError {
         let waiting = self.status.waiting.load(Ordering::Relaxed);
         EngineError::Overloaded { waiting, retry: RETRY_DELAY }
     }
+}
+
+/// Returns whether this replica may carry out a decision. Only a lease that expires here may be removed or marked as suspect.
+fn may_apply(command: &Command, present: Option<&Entry>) -> bool {
+    let lease = present.and_then(|present| present.lease.as_ref());
+    match command {
+        Command::Expire(_) | Command::Suspect(_) | Command::Recover(_) => {
+            lease.is_some_and(|lease| lease.expires_here())
+        }
+        Command::Register(_)
+        | Command::RegisterWithoutLease(_)
+        | Command::Deregister { .. }
+        | Command::Update { .. }
+        | Command::Claim { .. }
+        | Command::SetCheckStatus { .. }
+        | Command::AnnounceReport { .. }
+        | Command::AddCheck { .. }
+        | Command::RemoveCheck { .. }
+        | Command::Reap { .. }
+        | Command::RefreshNodeStatus { .. } => true,
+    }
+}
+
+fn unavailable() -> EngineError {
+    EngineError::Unavailable { reason: "etcd did not answer within 2 s".to_owned(), retry: RETRY_DELAY }
+}
+
+fn unconfirmed() -> EngineError {
+    EngineError::Unconfirmed { reason: "etcd did not confirm the write within 2 s".to_owned() }
 }
 
 /// Returns whether the registry itself sent a request, so that no caller would repeat it.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{
     sync::mpsc,
-    time::{self, sleep},
+    time::{sleep, timeout},
 };
 
 use super::{keys::KeySpace, snapshot::KeySnapshot};
@@ -89,22 +89,29 @@ async fn follow_once(
     }
 }
 
-/// Repeats an operation until it succeeds, a member rejects it, or the time is over.
+/// Repeats an operation until it succeeds, or fails with an error that no other member would answer differently, or the time is over.
 pub async fn until_answered<T, F: Future<Output = Result<T, EtcdError>>>(
     limit: Duration,
     mut operation: impl FnMut() -> F,
 ) -> Result<T, EtcdError> {
-    let end = time::Instant::now() + limit;
-    let mut is_logged = false;
-    loop {
-        match operation().await {
-            Err(error) if error.concerns_member() && time::Instant::now() + RETRY_DELAY < end => {
-                if !std::mem::replace(&mut is_logged, true) {
-                    tracing::warn!(%error, "waiting for etcd");
+    let mut last = None;
+    let answered = timeout(limit, async {
+        loop {
+            match operation().await {
+                Err(error) if error.concerns_member() => {
+                    if last.is_none() {
+                        tracing::warn!(%error, "waiting for etcd");
+                    }
+                    last = Some(error);
+                    sleep(RETRY_DELAY).await;
                 }
-                sleep(RETRY_DELAY).await;
+                done => return done,
             }
-            done => return done,
         }
+    });
+    match (answered.await, last) {
+        (Ok(done), _) => done,
+        (Err(_), Some(error)) => Err(error),
+        (Err(_), None) => operation().await,
     }
 }

@@ -10,7 +10,7 @@ use tokio::{
 use tokio_stream::{StreamExt, StreamMap};
 
 use super::{
-    EtcdEngineError, EtcdSettings,
+    EtcdDependencies, EtcdEngineError, EtcdSettings,
     applier::{AppliedBatch, Applier, each_entry},
     committer::Committer,
     follower::{Followed, MAX_FOLLOWED, follow, until_answered},
@@ -29,8 +29,9 @@ use crate::{
         EtcdClient, EtcdCompare, EtcdError, EtcdErrorKind, EtcdOperation, EtcdRange, EtcdResponse, EtcdTransaction,
         EtcdTransactionResult,
     },
+    metrics::EtcdMetrics,
     model::{Incarnation, InstanceId, LeaseId, ServiceName},
-    registry::{ChangeListener, ClockReading, Entry, Registry, SessionEpoch},
+    registry::{ClockReading, Entry, Registry, SessionEpoch},
 };
 
 /// Time in which etcd has to answer at the start of a replica.
@@ -77,6 +78,9 @@ pub struct EtcdReplica {
     stored: StoredKeys,
     applier: Applier,
     committer: Committer,
+    metrics: EtcdMetrics,
+    /// Member of etcd that requests went to at the last tick.
+    endpoint: String,
     followed: mpsc::Receiver<Followed>,
     following: JoinHandle<()>,
     /// Time of the last claim of each instance.
@@ -95,11 +99,10 @@ impl EtcdReplica {
     /// Reads the registry from etcd and begins a session.
     pub async fn start(
         settings: EtcdSettings,
-        clock: Arc<Clock>,
-        listener: Arc<dyn ChangeListener>,
-        incarnation: Incarnation,
+        dependencies: EtcdDependencies,
         status: Arc<ReplicaStatus>,
     ) -> Result<Self, EtcdEngineError> {
+        let EtcdDependencies { clock, listener, metrics, incarnation } = dependencies;
         let client = EtcdClient::new(settings.options.clone())?;
         let keys = KeySpace::new(&settings.cluster);
         let meta = until_answered(START_TIMEOUT, || read_meta(&client, &keys, incarnation)).await?;
@@ -121,7 +124,9 @@ impl EtcdReplica {
         let (sender, followed) = mpsc::channel(MAX_FOLLOWED);
         let following = tokio::spawn(follow(client.clone(), keys.clone(), revision + 1, sender));
         let replica = settings.session.replica.clone();
-        let committer = Committer::new(Arc::clone(&registry), keys.clone(), Arc::clone(&status), replica, session);
+        let committer =
+            Committer::new(Arc::clone(&registry), keys.clone(), Arc::clone(&status), metrics.clone(), replica, session);
+        let endpoint = client.current_endpoint().to_owned();
         let mut replica = Self {
             client,
             settings,
@@ -132,6 +137,8 @@ impl EtcdReplica {
             stored,
             applier,
             committer,
+            metrics,
+            endpoint,
             followed,
             following,
             claims: HashMap::new(),
@@ -243,6 +250,7 @@ impl EtcdReplica {
         if self.claims.get(&key).is_some_and(|last| now.saturating_sub(*last) < interval) {
             return;
         }
+        self.metrics.takeovers.inc();
         self.claims.insert(key.clone(), now);
         self.committer.push_claim(key.0, key.1, lease, now);
     }
@@ -257,6 +265,7 @@ impl EtcdReplica {
                     revision = snapshot.revision,
                     "etcd has compacted changes that this replica had not seen: it reads the state again"
                 );
+                self.metrics.reloads.inc();
                 self.applier.reconcile(snapshot, &mut self.stored, now)
             }
             Followed::Progress => return Ok(()),
@@ -274,11 +283,12 @@ impl EtcdReplica {
     }
 
     fn take_applied(&mut self, applied: &AppliedBatch, now: ClockReading) -> Result<(), String> {
+        self.metrics.applied_changes.inc_by(applied.changed.len() as u64);
         if applied.other_registry {
             return Err("the registry in etcd was replaced by another one".to_owned());
         }
         for note in &applied.notes {
-            self.committer.resolve(*note, applied);
+            self.committer.resolve(*note, applied, self.clock.since_start());
         }
         for epoch in &applied.ended_sessions {
             if *epoch == self.committer.session().epoch {
@@ -395,6 +405,7 @@ impl EtcdReplica {
 
     fn push_claim(&mut self, entry: &Entry, now: Duration) {
         let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
+        self.metrics.takeovers.inc();
         self.claims.insert((service.clone(), id.clone()), now);
         self.committer.push_claim(service, id, entry.lease.as_ref().map(|lease| lease.id), now);
     }
@@ -467,6 +478,12 @@ impl EtcdReplica {
         let now = self.clock.since_start();
         self.committer.expire_callers(now);
         self.freeze_if_unconfirmed();
+        self.metrics.session_confirmed.set(i64::from(!self.status.is_frozen()));
+        self.metrics.watch_age.set(i64::try_from(self.status.watch_age(now).as_secs()).unwrap_or(i64::MAX));
+        if self.endpoint != self.client.current_endpoint() {
+            self.client.current_endpoint().clone_into(&mut self.endpoint);
+            self.metrics.failovers.inc();
+        }
         if now >= self.next_adoption && !self.is_session_lost {
             self.next_adoption = now + ADOPTION_INTERVAL;
             self.adopt(now);

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     clock::Clock,
     engine::{CheckKey, Engine, EngineError, PendingCommand, SavedCheck, SavedChecks, write_request::WriteRequest},
+    metrics::EtcdMetrics,
     model::{Caller, Incarnation, InstanceId, LeaseId, ServiceName},
     registry::{ChangeListener, ClockReading, Command, CommandOutcome, PolicyCommand, PolicyOutcome, Registry},
 };
@@ -42,6 +43,8 @@ pub struct EtcdDependencies {
     pub clock: Arc<Clock>,
     /// Listener that is notified of changes.
     pub listener: Arc<dyn ChangeListener>,
+    /// Metrics of the replica.
+    pub metrics: EtcdMetrics,
     /// Incarnation of a registry that does not exist yet.
     pub incarnation: Incarnation,
 }
@@ -76,19 +79,19 @@ impl Etcd {
         dependencies: EtcdDependencies,
         on_end: OnReplicaEnd,
     ) -> Result<Self, EtcdEngineError> {
-        let EtcdDependencies { clock, listener, incarnation } = dependencies;
+        let clock = Arc::clone(&dependencies.clock);
         let status = Arc::<ReplicaStatus>::default();
         let (messages, inbox) = unbounded_channel();
         let (started, start) = channel();
         let thread = thread::Builder::new().name("callboard-etcd".to_owned()).spawn({
-            let (clock, status) = (Arc::clone(&clock), Arc::clone(&status));
+            let status = Arc::clone(&status);
             move || {
                 let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
                     Ok(runtime) => runtime,
                     Err(error) => return drop(started.send(Err(error.into()))),
                 };
                 runtime.block_on(async {
-                    match EtcdReplica::start(settings, clock, listener, incarnation, status).await {
+                    match EtcdReplica::start(settings, dependencies, status).await {
                         Ok(replica) => {
                             // The receiver waits for it.
                             let _ = started.send(Ok(Arc::clone(replica.registry())));

@@ -32,6 +32,11 @@ impl ReplicaStatus {
         self.watch_ms.fetch_max(millis(at), Ordering::Relaxed);
     }
 
+    /// Returns the time since the watch last made progress.
+    pub fn watch_age(&self, now: Duration) -> Duration {
+        now.saturating_sub(Duration::from_millis(self.watch_ms.load(Ordering::Relaxed)))
+    }
+
     /// Forgets that etcd confirmed the session, which was lost.
     pub fn session_lost(&self) {
         self.session_ms.store(0, Ordering::Relaxed);
