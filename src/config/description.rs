@@ -70,17 +70,18 @@ mod tests {
     use super::*;
 
     /// Defaults that are phrases, not values.
-    const PHRASES: [&str; 7] = [
+    const PHRASES: [&str; 8] = [
         "none",
         "one for each core",
         "four fifths of the file descriptors",
         "any address but link-local ones and those of cloud metadata",
         "the host name",
         "generated at the first start",
+        "those of the system",
         "IP addresses and localhost",
     ];
-    /// Settings whose default is `None` in [`Config`], because it has exceptions.
-    const WITH_EXCEPTIONS: [&str; 3] = ["max_connections_per_address", "max_streams_per_address", "dns"];
+    /// Settings whose default is `None` in [`Config`], because it has exceptions, or because it needs another setting.
+    const WITH_EXCEPTIONS: [&str; 4] = ["max_connections_per_address", "max_streams_per_address", "dns", "cluster"];
 
     #[test]
     fn every_setting_is_described() {

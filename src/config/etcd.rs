@@ -6,7 +6,7 @@ use super::{
     error::ConfigError,
     key::{SettingKey, SettingOrigin},
     raw_settings::RawSettings,
-    read, set, value,
+    read, value,
 };
 
 /// Settings of etcd, and of this replica in it.
@@ -36,23 +36,24 @@ impl EtcdConfig {
         data_dir: Option<SettingOrigin>,
     ) -> Result<Option<Self>, ConfigError> {
         let endpoints = read(layers, SettingKey::Etcd, value::etcd_endpoints)?;
-        let Some((endpoints, origin)) = endpoints else { return no_setting_of_etcd(layers) };
+        let user = read(layers, SettingKey::EtcdUser, value::etcd_name)?;
+        let password = read(layers, SettingKey::EtcdPasswordFile, value::path)?;
+        let ca = read(layers, SettingKey::EtcdCa, value::path)?;
+        let certificate = read(layers, SettingKey::EtcdCert, value::path)?;
+        let key = read(layers, SettingKey::EtcdKey, value::path)?;
+        let cluster = read(layers, SettingKey::Cluster, value::etcd_name)?;
+        let replica = read(layers, SettingKey::Replica, value::node_name)?;
+        let Some((endpoints, origin)) = endpoints else { return without_etcd(layers) };
         if let Some(data_dir) = data_dir {
             return Err(ConfigError::TwoStores { etcd: origin, data_dir });
         }
-        let user = read(layers, SettingKey::EtcdUser, value::etcd_name)?;
-        let password = read(layers, SettingKey::EtcdPasswordFile, value::path)?;
         Ok(Some(Self {
             endpoints,
             user: both(user, password, [SettingKey::EtcdUser, SettingKey::EtcdPasswordFile])?,
-            ca: read(layers, SettingKey::EtcdCa, value::path)?.map(|(ca, _)| ca),
-            certificate: both(
-                read(layers, SettingKey::EtcdCert, value::path)?,
-                read(layers, SettingKey::EtcdKey, value::path)?,
-                [SettingKey::EtcdCert, SettingKey::EtcdKey],
-            )?,
-            cluster: set(layers, SettingKey::Cluster, value::etcd_name, Self::DEFAULT_CLUSTER.to_owned())?,
-            replica: read(layers, SettingKey::Replica, value::node_name)?.and_then(|(replica, _)| replica),
+            ca: ca.map(|(ca, _)| ca),
+            certificate: both(certificate, key, [SettingKey::EtcdCert, SettingKey::EtcdKey])?,
+            cluster: cluster.map_or_else(|| Self::DEFAULT_CLUSTER.to_owned(), |(cluster, _)| cluster),
+            replica: replica.and_then(|(replica, _)| replica),
         }))
     }
 }
@@ -72,7 +73,7 @@ fn both<A, B>(
 }
 
 /// Returns no settings, or an error if one of them is set without etcd.
-fn no_setting_of_etcd(layers: &[RawSettings]) -> Result<Option<EtcdConfig>, ConfigError> {
+fn without_etcd(layers: &[RawSettings]) -> Result<Option<EtcdConfig>, ConfigError> {
     let keys = [
         SettingKey::EtcdUser,
         SettingKey::EtcdPasswordFile,

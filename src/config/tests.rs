@@ -36,6 +36,22 @@ fn error_of(flags: &[&str], variables: &[(&str, &str)], text: &str) -> String {
 }
 
 #[test]
+fn settings_of_etcd_have_defaults_and_need_each_other() {
+    let etcd = config(&["--etcd", "http://10.0.0.1:2379,https://b:2379"], &[], "").unwrap().etcd.unwrap();
+    assert_eq!(etcd.endpoints, ["http://10.0.0.1:2379", "https://b:2379"]);
+    assert_eq!((&*etcd.cluster, etcd.user, etcd.certificate), ("default", None, None));
+    let urls = &["--etcd", "http://a:2379"][..];
+    let error = error_of(&[urls, &["--etcd-user", "me"]].concat(), &[], "");
+    assert_eq!(error, "--etcd-user: needs --etcd-password-file, which is not set; set it, or remove this setting");
+    let error = error_of(&[urls, &["--data-dir", "/tmp/x"]].concat(), &[], "");
+    assert_eq!(error, "--data-dir: the registry is stored in etcd (--etcd); remove one of the two settings");
+    let error = error_of(&["--cluster", "eu"], &[], "");
+    assert_eq!(error, "--cluster: needs --etcd, which is not set; set it, or remove this setting");
+    let error = error_of(&["--etcd", "10.0.0.1:2379"], &[], "");
+    assert!(error.contains("contains \"10.0.0.1:2379\", which is not a URL of a member of etcd"), "{error}");
+}
+
+#[test]
 fn config_without_settings_is_the_default() {
     let config = config(&[], &[], "").unwrap();
     assert_eq!(config, Config::default());

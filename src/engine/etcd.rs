@@ -71,9 +71,17 @@ pub use policy_value::PolicyValue;
 pub use position::{CommitPosition, CommitSlot};
 pub use registry_meta::{MetaError, RegistryMeta};
 pub use replica_session::{ReplicaSession, SessionId};
-pub use shared::{Etcd, EtcdDependencies, OnReplicaEnd};
+pub use shared::{Etcd, OnReplicaEnd};
 
-use crate::etcd::{EtcdError, EtcdOptions, EtcdOptionsError};
+use std::sync::Arc;
+
+use crate::{
+    clock::Clock,
+    etcd::{EtcdError, EtcdOptions, EtcdOptionsError},
+    metrics::EtcdMetrics,
+    model::Incarnation,
+    registry::ChangeListener,
+};
 
 /// Settings of the engine.
 #[derive(Debug, Clone)]
@@ -84,6 +92,19 @@ pub struct EtcdSettings {
     pub cluster: String,
     /// Description of this replica.
     pub session: ReplicaSession,
+}
+
+/// Dependencies of the engine.
+#[derive(Debug)]
+pub struct EtcdDependencies {
+    /// Clock of the process.
+    pub clock: Arc<Clock>,
+    /// Listener that is notified of changes.
+    pub listener: Arc<dyn ChangeListener>,
+    /// Metrics of the replica.
+    pub metrics: EtcdMetrics,
+    /// Incarnation of a registry that does not exist yet.
+    pub incarnation: Incarnation,
 }
 
 /// Error of the start of the engine.

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    EtcdEngineError, EtcdSettings,
+    EtcdDependencies, EtcdEngineError, EtcdSettings,
     committer::is_internal,
     replica::{EtcdReplica, ReplicaMessage},
     status::ReplicaStatus,
@@ -26,28 +26,14 @@ use super::{
 use crate::{
     clock::Clock,
     engine::{CheckKey, Engine, EngineError, PendingCommand, SavedCheck, SavedChecks, write_request::WriteRequest},
-    metrics::EtcdMetrics,
-    model::{Caller, Incarnation, InstanceId, LeaseId, ServiceName},
-    registry::{ChangeListener, ClockReading, Command, CommandOutcome, PolicyCommand, PolicyOutcome, Registry},
+    model::{Caller, InstanceId, LeaseId, ServiceName},
+    registry::{ClockReading, Command, CommandOutcome, PolicyCommand, PolicyOutcome, Registry},
 };
 
 /// Maximum number of requests that wait for etcd; further ones are rejected.
 const MAX_WAITING: usize = 32_768;
 /// Time after which a rejected caller should try again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-
-/// Dependencies of the engine.
-#[derive(Debug)]
-pub struct EtcdDependencies {
-    /// Clock of the process.
-    pub clock: Arc<Clock>,
-    /// Listener that is notified of changes.
-    pub listener: Arc<dyn ChangeListener>,
-    /// Metrics of the replica.
-    pub metrics: EtcdMetrics,
-    /// Incarnation of a registry that does not exist yet.
-    pub incarnation: Incarnation,
-}
 
 /// Callback for the end of the replica. It is called at most once.
 pub type OnReplicaEnd = Box<dyn FnOnce(String) + Send>;
