@@ -299,10 +299,12 @@ impl Config {
         })
     }
 
-    /// Returns the name of this node: as configured, or the host name.
+    /// Returns the name of the node that stands for this registry in Consul's API: as configured, or the host name. Replicas of one
+    /// registry are one node, named after their cluster.
     #[must_use]
     pub fn node_name(&self) -> String {
-        self.consul.node_name.clone().unwrap_or_else(host_name)
+        let usual = || self.etcd.as_ref().map_or_else(host_name, |etcd| node_name(&etcd.cluster));
+        self.consul.node_name.clone().unwrap_or_else(usual)
     }
 
     /// Returns the name of this replica: as configured, or the host name.
