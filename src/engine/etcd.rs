@@ -12,10 +12,10 @@
 //! | `follower` | the watch |
 //! | `applier` | application of keys to the registry |
 //! | `own_session` | the session of this replica |
-//! | `session_table` | the sessions of all replicas, and who takes over what |
-//! | `stored_keys` | what is known of keys beyond the registry |
+//! | `session_table` | the sessions of all replicas, and the order in which they take over |
+//! | `stored_keys` | knowledge of keys that the registry does not have |
 //! | `snapshot` | all keys at one revision |
-//! | `status` | what other threads read |
+//! | `status` | the state that other threads read |
 //!
 //! # Keys and values
 //!

@@ -44,6 +44,8 @@ pub struct AppliedBatch {
     pub notes: Vec<AppliedNote>,
     /// Sessions that ended.
     pub ended_sessions: Vec<SessionEpoch>,
+    /// True if this is the difference to a snapshot: a key may have changed several times, and not by the noted batch.
+    pub is_snapshot: bool,
     /// New incarnation or removal of the registry: etcd's contents were replaced.
     pub other_registry: bool,
 }
@@ -61,7 +63,7 @@ pub struct AppliedNote {
     pub mod_revision: u64,
 }
 
-/// What listeners are told once the lock is released.
+/// Call of the listener that is made once the lock is released.
 #[derive(Debug)]
 enum AppliedNotice {
     Event(Arc<Event>),
@@ -187,7 +189,8 @@ impl Applier {
     /// Changes the registry to the contents of a later snapshot, and emits the differences as events: removals first, then the rest in
     /// the order of their revisions. Every event has a revision of its own, because etcd has used up at least one for each of them.
     pub fn reconcile(&mut self, snapshot: KeySnapshot, stored: &mut StoredKeys, now: ClockReading) -> AppliedBatch {
-        let mut applied = AppliedBatch { etcd_revision: snapshot.revision, ..AppliedBatch::default() };
+        let (etcd_revision, is_snapshot) = (snapshot.revision, true);
+        let mut applied = AppliedBatch { etcd_revision, is_snapshot, ..AppliedBatch::default() };
         let mut decoded: Vec<_> = snapshot.entries.into_iter().filter_map(|entry| self.decode_entry(entry)).collect();
         decoded.sort_by_key(|(_, entry)| entry.mod_revision);
         let known: HashSet<_> = decoded.iter().map(|(key, _)| key.clone()).collect();

@@ -372,7 +372,9 @@ impl Committer {
             for target in request.queued.request.targets() {
                 self.in_flight.remove(&target);
             }
-            let is_done = request.changes.first().is_some_and(|change| applied.changed.contains_key(&change.key));
+            // After a snapshot it shows when the request is decided again: a change that was made is then the present state.
+            let is_done = !applied.is_snapshot
+                && request.changes.first().is_some_and(|change| applied.changed.contains_key(&change.key));
             if !is_done {
                 self.metrics.conflicts.inc();
                 self.queue.push_front(request.queued);

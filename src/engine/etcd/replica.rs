@@ -53,6 +53,9 @@ const CLAIM_MEMORY: Duration = Duration::from_mins(1);
 /// Time that a closing replica has for the batches in flight.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Time that a closing replica has to end its session.
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Message of other threads.
 #[derive(Debug)]
 pub enum ReplicaMessage {
@@ -187,8 +190,8 @@ impl EtcdReplica {
                 && (self.committer.is_idle() || self.clock.since_start() > end)
             {
                 self.committer.stop();
-                // Others take over at once what this replica held.
-                let _ = self.client.revoke_lease(self.committer.session().lease).await;
+                // Others take over at once what this replica held. Without an answer, they do once the session has expired.
+                let _ = timeout(REVOKE_TIMEOUT, self.client.revoke_lease(self.committer.session().lease)).await;
                 return Ok(());
             }
             tokio::select! {

@@ -1,4 +1,4 @@
-//! What the replica knows of the keys in etcd beyond the registry.
+//! Knowledge of the keys in etcd that the registry does not have.
 
 use std::collections::HashMap;
 
