@@ -130,11 +130,15 @@ impl WriteGuard<'_> {
         let Some(ended) = entry.lease.as_ref().filter(|lease| !lease.is_alive()) else { return };
         let (name, instance) = (ended.service.clone(), ended.instance.clone());
         let lease = Some(Arc::new(Lease::new(ended.id, name, instance, ended.boot, ended.terms(), now.lease)));
+        let expired_here = ended.expires_here();
         let again = Arc::new(Entry { instance: entry.instance.clone(), lease, ..**entry });
-        if let Some(service) = self.registry.find(&entry.instance.service)
-            && let Some(mut state) = service.state()
-        {
-            self.replace_lease(&service, Some(entry), Some(&again), EndReason::Expired, now);
+        let Some(service) = self.registry.find(&entry.instance.service) else { return };
+        self.replace_lease(&service, Some(entry), Some(&again), EndReason::Expired, now);
+        if expired_here {
+            // The holder may be gone: then the lease goes on to expire here.
+            self.expire_here(&again, Duration::ZERO, now);
+        }
+        if let Some(mut state) = service.state() {
             state.restore(again);
         }
     }

@@ -152,7 +152,7 @@ impl Applier {
         applied
     }
 
-    /// Restores the contents of etcd, before the first reader. Returns the sessions that hold something and are not live.
+    /// Restores the contents of etcd, before the first reader.
     pub fn restore(&mut self, snapshot: KeySnapshot, stored: &mut StoredKeys, now: ClockReading) {
         let decoded: Vec<_> = snapshot.entries.into_iter().filter_map(|entry| self.decode_entry(entry)).collect();
         for (key, entry) in &decoded {

@@ -451,8 +451,9 @@ impl Committer {
         }
         for lane in 0..LANES {
             let is_over = self.lanes[lane].in_flight.as_ref().is_some_and(|batch| {
-                let mut callers = batch.requests.iter().filter(|request| !is_internal(&request.queued.request));
-                callers.any(|request| is_late(&request.queued))
+                // A batch without callers ends, too, so that it does not keep its lane from others while etcd is away.
+                now.saturating_sub(batch.since) > WRITE_TIMEOUT
+                    || batch.requests.iter().any(|request| is_late(&request.queued))
             });
             if is_over && let Some(batch) = self.lanes[lane].in_flight.take() {
                 self.give_up(batch, now);

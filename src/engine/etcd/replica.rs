@@ -1,6 +1,11 @@
 //! Replica: the task that owns everything the engine has, and waits for requests, for the watch, for etcd's replies and for time.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc::{self, UnboundedReceiver},
@@ -18,6 +23,7 @@ use super::{
     own_session::{OwnSession, RENEWAL_INTERVAL, SESSION_TTL},
     position::CommitPosition,
     registry_meta::RegistryMeta,
+    session_table::RANK_DELAY,
     snapshot::KeySnapshot,
     status::ReplicaStatus,
     stored_keys::StoredKeys,
@@ -394,16 +400,21 @@ impl EtcdReplica {
         self.is_session_lost = false;
         self.registry.order().set_session(session.epoch);
         self.committer.set_session(session);
+        let now = self.clock.since_start();
+        for entry in self.held_by(earlier) {
+            self.push_claim(&entry, now);
+        }
+    }
+
+    /// Returns the entries that a session holds, nodes included.
+    fn held_by(&self, epoch: SessionEpoch) -> Vec<Arc<Entry>> {
         let mut held = Vec::new();
         each_entry(&self.registry, |entry| {
-            if entry.holder == earlier {
+            if entry.holder == epoch {
                 held.push(Arc::clone(entry));
             }
         });
-        let now = self.clock.since_start();
-        for entry in held {
-            self.push_claim(&entry, now);
-        }
+        held
     }
 
     fn push_claim(&mut self, entry: &Entry, now: Duration) {
@@ -415,19 +426,13 @@ impl EtcdReplica {
 
     /// Makes the leases of a session that has ended expire here, after the time in which their programs can reach another replica.
     fn orphan(&mut self, epoch: SessionEpoch, now: ClockReading) {
-        let mut orphans = Vec::new();
-        each_entry(&self.registry, |entry| {
-            if entry.holder == epoch {
-                orphans.push(Arc::clone(entry));
-            }
-        });
+        let orphans = self.held_by(epoch);
         let own = self.committer.session().epoch;
         let mut guard = self.registry.order();
         for entry in &orphans {
             if let Some(lease) = &entry.lease {
                 let rank = self.stored.sessions.rank(own, &key_of(entry));
-                let delay =
-                    MIN_ORPHAN_TIME.saturating_sub(lease.terms().ttl()) + super::session_table::RANK_DELAY * rank;
+                let delay = MIN_ORPHAN_TIME.saturating_sub(lease.terms().ttl()) + RANK_DELAY * rank;
                 guard.expire_here(entry, delay, now);
             }
         }
@@ -440,7 +445,7 @@ impl EtcdReplica {
 
     /// Looks for instances that belong to sessions which ended before this replica started.
     fn orphan_all_of_ended_sessions(&mut self, now: ClockReading) {
-        let mut ended = std::collections::BTreeSet::new();
+        let mut ended = BTreeSet::new();
         let sessions = &self.stored.sessions;
         each_entry(&self.registry, |entry| {
             if !sessions.is_live(entry.holder) && !self.registry.holds(entry) {
@@ -457,12 +462,7 @@ impl EtcdReplica {
     fn adopt(&mut self, now: Duration) {
         let own = self.committer.session().epoch;
         for (epoch, at) in self.stored.sessions.ended().collect::<Vec<_>>() {
-            let mut orphans = Vec::new();
-            each_entry(&self.registry, |entry| {
-                if entry.holder == epoch {
-                    orphans.push(Arc::clone(entry));
-                }
-            });
+            let orphans = self.held_by(epoch);
             if orphans.is_empty() {
                 self.stored.sessions.forget(epoch);
             }
@@ -470,7 +470,7 @@ impl EtcdReplica {
                 let rank = self.stored.sessions.rank(own, &key_of(entry));
                 let key = (entry.instance.service.clone(), entry.instance.id.clone());
                 let claimed = self.claims.get(&key).is_some_and(|last| now.saturating_sub(*last) < SESSION_TTL);
-                if !claimed && now >= at + super::session_table::RANK_DELAY * rank {
+                if !claimed && now >= at + RANK_DELAY * rank {
                     self.push_claim(entry, now);
                 }
             }

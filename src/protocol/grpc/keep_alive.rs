@@ -100,13 +100,19 @@ impl KeepAliveStream {
     fn renew(&mut self, lease_id: bytes::Bytes, now: ClockReading) -> pb::LeaseReport {
         let renewed = LeaseId::from_bytes(&lease_id).and_then(|id| {
             let by = Some(self.id);
-            let mut renewed = self.lease(id)?.renew(now.lease, by);
-            if renewed.is_err() {
-                // The lease may have begun again under its id.
-                self.carried.remove(&id);
-                renewed = self.lease(id)?.renew(now.lease, by);
+            let mut lease = self.lease(id)?;
+            let mut renewed = lease.renew(now.lease, by);
+            if renewed.is_ok() && lease.is_held_here() {
+                return Some(renewed);
             }
-            let lease = Arc::clone(self.lease(id)?);
+            if renewed.is_err() {
+                self.carried.remove(&id);
+                // The lease may have begun again under its id.
+                let Some(again) = self.lease(id) else { return Some(renewed) };
+                lease = again;
+                renewed = lease.renew(now.lease, by);
+            }
+            let lease = Arc::clone(lease);
             if renewed.is_err() {
                 self.carried.remove(&id);
             } else if !lease.is_held_here() {

@@ -159,6 +159,17 @@ fn revived_lease_has_its_full_ttl_and_accepts_heartbeats() {
 }
 
 #[test]
+fn revived_lease_whose_holder_is_gone_still_expires_here() {
+    let replica = Replica::new();
+    let entry = replica.put("a", 1, ELSEWHERE, 0);
+    replica.0.order().expire_here(&entry, Duration::ZERO, at(0));
+    assert!(replica.sweep(100, TTL + 300).iter().any(is_expire));
+    replica.0.order().revive(&replica.get("a").unwrap(), at(10_000));
+    assert!(replica.sweep(10_100, 10_000 + TTL).is_empty());
+    assert!(replica.sweep(10_100 + TTL, 10_300 + TTL).iter().any(is_expire));
+}
+
+#[test]
 fn renewing_all_leases_postpones_those_that_expire_here() {
     let replica = Replica::new();
     replica.put("a", 1, HERE, 0);
