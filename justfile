@@ -98,7 +98,7 @@ abuse:
 soak minutes="10":
     CALLBOARD_TEST_SOAK_MINUTES={{ minutes }} cargo test --locked --test main faults::soak -- --ignored --nocapture
 
-# Benchmarks: memory, delays and lines of code; load, consul, xds, client, store, sweep: see benches/benchmarks/main.rs
+# Benchmarks: memory, delays and lines of code; load, consul, xds, client, store, sweep, etcd: see benches/benchmarks/main.rs
 benchmarks *args:
     cargo bench --locked --bench benchmarks -- {{ args }}
 

@@ -9,7 +9,11 @@ use callboard::pb::{
     codec::SmallBuffers,
 };
 use http::uri::PathAndQuery;
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Streaming,
@@ -53,6 +57,15 @@ pub fn service_name(n: usize) -> String {
 
 /// Registers instances, spread over the services and the connections, and returns their leases.
 pub async fn register(channels: &[Channel], instances: usize, services: usize) -> Result<Vec<Bytes>> {
+    register_each(channels, instances, move |id| instance(id % services, id)).await
+}
+
+/// Registers this number of instances, spread over the connections, and returns their leases.
+pub async fn register_each(
+    channels: &[Channel],
+    instances: usize,
+    request: impl Fn(usize) -> pb::RegisterRequest + Send + Copy + 'static,
+) -> Result<Vec<Bytes>> {
     const IN_FLIGHT: usize = 8;
     let mut tasks = tokio::task::JoinSet::new();
     let lanes = channels.len() * IN_FLIGHT;
@@ -61,7 +74,7 @@ pub async fn register(channels: &[Channel], instances: usize, services: usize) -
         tasks.spawn(async move {
             let mut leases = Vec::new();
             for id in (lane..instances).step_by(lanes) {
-                let answer = client.register(instance(id % services, id)).await?;
+                let answer = client.register(request(id)).await?;
                 leases.push(answer.into_inner().lease_id);
             }
             anyhow::Ok(leases)
@@ -113,6 +126,22 @@ impl KeepAlive {
         let held = self.answer().await?;
         ensure!(held == leases.len(), "{held} of {} heartbeats were answered", leases.len());
         Ok(())
+    }
+
+    /// Sends one message, and returns the number of leases that its answer reports as held. Notices of the server are skipped.
+    pub async fn count_held(&mut self, leases: &[Bytes]) -> Result<usize> {
+        self.send(leases).await?;
+        loop {
+            let answer = self.answers.message().await?.context("the heartbeat stream ended")?;
+            if !answer.leases.is_empty() {
+                return Ok(answer.leases.iter().filter(|lease| lease.state() == pb::LeaseState::Held).count());
+            }
+        }
+    }
+
+    /// Waits until the server ends the stream. Notices of the server are skipped.
+    pub async fn ended(&mut self) {
+        while let Ok(Some(_)) = self.answers.message().await {}
     }
 }
 
@@ -183,4 +212,15 @@ impl Watch {
 /// Returns a duration in milliseconds, with its fraction.
 pub fn milliseconds(span: Duration) -> f64 {
     span.as_secs_f64() * 1e3
+}
+
+/// Returns the body of a page over HTTP.
+pub async fn page(address: SocketAddr, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the answer has no body")?;
+    ensure!(head.split(' ').nth(1) == Some("200"), "{address}{path} was answered with {head}");
+    Ok(body.to_owned())
 }

@@ -8,10 +8,11 @@
 //! cargo bench --bench benchmarks -- client    channels of the Rust client, and a channel of tonic, in pairs
 //! cargo bench --bench benchmarks -- store     the disk engine: rates and recovery
 //! cargo bench --bench benchmarks -- sweep     expiry sweeps over a million leases
+//! cargo bench --bench benchmarks -- etcd      replicas over etcd, with --instances instances (needs Go)
 //! cargo bench --bench benchmarks -- … -o json the same as one JSON object
 //! ```
 //!
-//! `--only NAME` selects the rows of `load`, `consul`, `xds` and `client` whose names contain NAME. The rows of `consul` are:
+//! `--only NAME` selects the rows of `load`, `consul`, `xds`, `client` and `etcd` whose names contain NAME. The rows of `consul` are:
 //!
 //! ```text
 //! register_plain, register_checked             agent/service/register of new instances, 16 in flight; without and with a check
@@ -49,6 +50,17 @@
 //!                                              response times with one slow instance of four
 //! ```
 //!
+//! The rows of `etcd` are:
+//!
+//! ```text
+//! etcd_rates                                   committed registrations, 64 and 1,000 clients, beside a plain client of etcd
+//! etcd_changes                                 costs of a change with three replicas, and of its delivery to 1,000 and 10,000 watchers
+//! etcd_idle                                    CPU, memory and data without changes, with and without heartbeats; start of a replica
+//! etcd_takeover                                kill -9 of the replica that holds all instances
+//! etcd_catch_up                                replica that was stopped while all instances changed
+//! etcd_outage                                  etcd down for a minute
+//! ```
+//!
 //! Each measurement starts a server of its own as a child process.
 
 mod baseline;
@@ -57,6 +69,7 @@ mod client;
 mod compare;
 mod consul;
 mod delay;
+mod etcd;
 mod lines;
 mod load;
 mod memory;
@@ -81,12 +94,15 @@ struct Arguments {
     /// Group of benchmarks
     #[arg(value_enum, default_value_t)]
     what: Measure,
-    /// Run only the rows whose name contains this text (load, consul, xds and client)
+    /// Run only the rows whose name contains this text (load, consul, xds, client and etcd)
     #[arg(long, default_value = "")]
     only: String,
-    /// Number of pairs of runs; the medians are reported (load, consul, xds and client)
+    /// Number of pairs of runs; the medians are reported (load, consul, xds, client and etcd)
     #[arg(long, default_value_t = 3)]
     pairs: usize,
+    /// Number of instances (etcd)
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1_000..=1_000_000))]
+    instances: u32,
     /// Format of the results
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -112,6 +128,8 @@ enum Measure {
     Store,
     /// Expiry sweeps over a million leases
     Sweep,
+    /// Replicas over etcd
+    Etcd,
     /// Serve the gRPC baseline, a minimal tonic server, until killed
     #[value(hide = true)]
     GrpcBaseline,
@@ -168,6 +186,10 @@ fn main() -> Result<()> {
             let mut report = Report::default();
             sweep::run(&mut report)?;
             report
+        }
+        Measure::Etcd => {
+            let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on(etcd::run(&arguments.only, arguments.pairs.max(1), arguments.instances as usize))?
         }
         Measure::GrpcBaseline => return one_thread()?.block_on(baseline::serve()),
         Measure::ConsulBaseline => return one_thread()?.block_on(consul::baseline::serve()),

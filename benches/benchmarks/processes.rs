@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 
 /// Path of the binary under test.
@@ -37,6 +38,37 @@ pub struct Server {
 /// Child process that is killed on drop.
 #[derive(Debug)]
 pub struct KilledOnDrop(pub Child);
+
+impl KilledOnDrop {
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let process = Pid::from_raw(self.0.id().try_into()?).context("the process has no id")?;
+        Ok(kill_process(process, signal)?)
+    }
+
+    /// Returns the CPU time of all threads, from `schedstat`, which has nanoseconds where `/proc/PID/stat` has steps of 10 ms.
+    pub fn cpu(&self) -> Result<Duration> {
+        let mut nanoseconds = 0;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.0.id()))? {
+            let times = fs::read_to_string(thread?.path().join("schedstat"))?;
+            let on_cpu = times.split(' ').next().context("empty schedstat")?;
+            nanoseconds += on_cpu.parse::<u64>()?;
+        }
+        Ok(Duration::from_nanos(nanoseconds))
+    }
+
+    /// Returns the resident memory in bytes.
+    pub fn memory_now(&self) -> Result<u64> {
+        self.memory_field("VmRSS:")
+    }
+
+    fn memory_field(&self, field: &str) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(kilobytes.with_context(|| format!("no {field} in /proc: Linux is needed"))?.parse::<u64>()? * 1024)
+    }
+}
 
 impl Drop for KilledOnDrop {
     fn drop(&mut self) {
@@ -102,11 +134,11 @@ impl Server {
 
     /// Returns the resident memory in bytes once it is stable.
     pub async fn memory(&self) -> Result<u64> {
-        let mut last = self.memory_now()?;
+        let mut last = self.child.memory_now()?;
         let mut stable = 0;
         for _ in 0..MAX_SAMPLES {
             sleep(SAMPLE_INTERVAL).await;
-            let now = self.memory_now()?;
+            let now = self.child.memory_now()?;
             stable = if now.abs_diff(last) <= NOISE_BYTES { stable + 1 } else { 0 };
             last = now;
             if stable == STABLE_SAMPLES {
@@ -118,29 +150,17 @@ impl Server {
 
     /// Returns the largest resident memory so far in bytes.
     pub fn peak_memory(&self) -> Result<u64> {
-        self.memory_field("VmHWM:")
+        self.child.memory_field("VmHWM:")
     }
 
-    fn memory_now(&self) -> Result<u64> {
-        self.memory_field("VmRSS:")
-    }
-
-    fn memory_field(&self, field: &str) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.0.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(field));
-        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        Ok(kilobytes.with_context(|| format!("no {field} in /proc: Linux is needed"))?.parse::<u64>()? * 1024)
-    }
-
-    /// Returns the CPU time of all threads, from `schedstat`, which has nanoseconds where `/proc/PID/stat` has steps of 10 ms.
+    /// Returns the CPU time of all threads.
     pub fn cpu(&self) -> Result<Duration> {
-        let mut nanoseconds = 0;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.child.0.id()))? {
-            let times = fs::read_to_string(thread?.path().join("schedstat"))?;
-            let on_cpu = times.split(' ').next().context("empty schedstat")?;
-            nanoseconds += on_cpu.parse::<u64>()?;
-        }
-        Ok(Duration::from_nanos(nanoseconds))
+        self.child.cpu()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.child.signal(signal)
     }
 }
 
