@@ -69,6 +69,10 @@ pub async fn run(report: &mut Report, instances: usize) -> Result<()> {
     for id in 0..READ_INSTANCES {
         RegistryServiceClient::new(replicas[0].channels[0].clone()).register(instance(SERVICES, id)).await?;
     }
+    let (registered, _) = replicas[0].state().await?;
+    for replica in &replicas {
+        replica.reaches(registered).await?;
+    }
     let counters = Arc::<OutageCounters>::default();
     let mut tasks = load(&replicas, &counters, instances + READ_INSTANCES);
     sleep(BEFORE / 2).await;
