@@ -90,6 +90,8 @@ pub struct EtcdReplica {
     metrics: EtcdMetrics,
     /// Member of etcd that requests went to at the last tick.
     endpoint: String,
+    /// Last error of etcd since a batch succeeded.
+    last_error: Option<EtcdError>,
     followed: mpsc::Receiver<Followed>,
     following: JoinHandle<()>,
     /// Time of the last claim of each instance.
@@ -148,6 +150,7 @@ impl EtcdReplica {
             committer,
             metrics,
             endpoint,
+            last_error: None,
             followed,
             following,
             claims: HashMap::new(),
@@ -280,6 +283,7 @@ impl EtcdReplica {
             Followed::Progress => return Ok(()),
             Followed::Interrupted(error) => {
                 tracing::debug!(%error, "the watch of etcd is being resumed");
+                self.note_error(error);
                 return Ok(());
             }
             Followed::HistoryReplaced(error) => {
@@ -333,7 +337,10 @@ impl EtcdReplica {
         reply: Result<EtcdTransactionResult, EtcdError>,
     ) -> Option<Pin<Box<dyn tokio_stream::Stream<Item = BatchReply> + Send>>> {
         match reply {
-            Ok(result) if result.succeeded => return None, // the watch has the outcome
+            Ok(result) if result.succeeded => {
+                self.last_error = None;
+                return None; // the watch has the outcome
+            }
             Ok(result) => {
                 if is_session_missing(&result) {
                     self.lose_session("etcd does not have it");
@@ -341,7 +348,10 @@ impl EtcdReplica {
                 }
                 // An earlier attempt was executed: the watch shows it.
             }
-            Err(error) => tracing::debug!(%error, lane, "a batch was not confirmed"),
+            Err(error) => {
+                tracing::debug!(%error, lane, "a batch was not confirmed");
+                self.note_error(error);
+            }
         }
         let transaction = self.committer.transaction(lane)?;
         Some(self.send(lane, transaction, RESEND_DELAY))
@@ -364,8 +374,21 @@ impl EtcdReplica {
         match renewed {
             Ok(true) => {}
             Ok(false) => self.lose_session("its lease has expired"),
-            Err(error) => tracing::debug!(%error, "the session was not renewed"),
+            Err(error) => {
+                tracing::debug!(%error, "the session was not renewed");
+                self.note_error(error);
+            }
         }
+    }
+
+    /// Keeps an error for the log. One that no member would answer otherwise, such as a missing permission, is logged at once,
+    /// because an operator has to act.
+    fn note_error(&mut self, error: EtcdError) {
+        let is_new = self.last_error.as_ref().is_none_or(|last| last.kind() != error.kind());
+        if is_new && !error.concerns_member() && error.kind() != EtcdErrorKind::TokenExpired {
+            tracing::warn!(%error, "etcd rejects requests of this replica");
+        }
+        self.last_error = Some(error);
     }
 
     fn lose_session(&mut self, reason: &str) {
@@ -499,7 +522,11 @@ impl EtcdReplica {
         let is_confirmed = self.status.is_confirmed(self.clock.since_start());
         if !is_confirmed && !self.status.is_frozen() {
             self.status.freeze(true);
-            tracing::warn!("etcd is out of reach: reads are answered from memory, writes wait, and no lease expires");
+            let error = self.last_error.as_ref().map(tracing::field::display);
+            tracing::warn!(
+                error,
+                "etcd is out of reach: reads are answered from memory, writes wait, and no lease expires"
+            );
         } else if is_confirmed && self.status.is_frozen() {
             let now = self.clock.now();
             let overdue = self.committer.take_expirations();
