@@ -4,6 +4,7 @@
 mod failover;
 mod large;
 mod replicas;
+mod secured_replicas;
 mod security;
 mod stopped;
 mod transactions;

@@ -11,28 +11,36 @@ use tokio::{
 use super::{changes, end_of, entries, next_batch, put};
 use crate::harness::{EtcdCluster, TestCa, within};
 
-/// Sends a request to the JSON gateway of the first member.
-async fn post(cluster: &EtcdCluster, path: &str, body: &str) {
+/// Sends a request to the JSON gateway of the first member, with a token if there is one. Returns the answer.
+async fn post(cluster: &EtcdCluster, path: &str, token: Option<&str>, body: &str) -> serde_json::Value {
     let address = cluster.address(0);
     let mut stream = TcpStream::connect(address).await.unwrap();
     let length = body.len();
+    let token = token.map_or_else(String::new, |token| format!("Authorization: {token}\r\n"));
     let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\n{token}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     within(path, stream.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    serde_json::from_str(body).unwrap()
 }
 
-/// Demands a user. `root` may do everything, and `app` may use the keys with the prefix `app/`.
-async fn enable_authentication(cluster: &mut EtcdCluster) {
-    let encoded = |text: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
-    let permission = format!(
-        r#"{{"name":"app","perm":{{"permType":"READWRITE","key":"{}","range_end":"{}"}}}}"#,
-        encoded("app/"),
-        encoded("app0")
-    );
+fn encoded(text: &str) -> String {
+    base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text)
+}
+
+/// Returns the keys with a prefix as fields of JSON. The prefix ends with `/`.
+fn key_range(prefix: &str) -> String {
+    let end = format!("{}0", prefix.strip_suffix('/').unwrap());
+    format!(r#""key":"{}","range_end":"{}""#, encoded(prefix), encoded(&end))
+}
+
+/// Demands a user. `root` may do everything, and `app` may use the keys with a prefix.
+pub async fn enable_authentication(cluster: &mut EtcdCluster, prefix: &str) {
+    let permission = format!(r#"{{"name":"app","perm":{{"permType":"READWRITE",{}}}}}"#, key_range(prefix));
     for (path, body) in [
         ("/v3/auth/role/add", r#"{"name":"root"}"#),
         ("/v3/auth/role/add", r#"{"name":"app"}"#),
@@ -43,9 +51,22 @@ async fn enable_authentication(cluster: &mut EtcdCluster) {
         ("/v3/auth/user/grant", r#"{"user":"app","role":"app"}"#),
         ("/v3/auth/enable", "{}"),
     ] {
-        post(cluster, path, body).await;
+        post(cluster, path, None, body).await;
     }
     cluster.set_credentials("root", "secret");
+}
+
+/// Takes the permission for the keys with a prefix from `app`, or grants it again.
+pub async fn permit(cluster: &EtcdCluster, prefix: &str, is_permitted: bool) {
+    let answer = post(cluster, "/v3/auth/authenticate", None, r#"{"name":"root","password":"secret"}"#).await;
+    let token = answer["token"].as_str();
+    let keys = key_range(prefix);
+    if is_permitted {
+        let body = format!(r#"{{"name":"app","perm":{{"permType":"READWRITE",{keys}}}}}"#);
+        post(cluster, "/v3/auth/role/grant", token, &body).await;
+    } else {
+        post(cluster, "/v3/auth/role/revoke", token, &format!(r#"{{"role":"app",{keys}}}"#)).await;
+    }
 }
 
 fn client_as(cluster: &EtcdCluster, user: &str, password: &str) -> EtcdClient {
@@ -63,7 +84,7 @@ async fn user_gets_a_token_and_renews_it_when_members_have_forgotten_it() {
     let mut cluster = EtcdCluster::start(3).await;
     let client = client_as(&cluster, "app", "public");
     put(&client, "app/k", "1").await;
-    enable_authentication(&mut cluster).await;
+    enable_authentication(&mut cluster, "app/").await;
     // The client began when etcd required no user.
     put(&client, "app/k", "2").await;
     let mut watch = client.watch("app/", 1).await.unwrap();
@@ -92,7 +113,7 @@ async fn user_gets_a_token_and_renews_it_when_members_have_forgotten_it() {
 #[ignore = "needs etcd: just etcd"]
 async fn wrong_password_missing_user_and_missing_permission_are_told_apart() {
     let mut cluster = EtcdCluster::start(1).await;
-    enable_authentication(&mut cluster).await;
+    enable_authentication(&mut cluster, "app/").await;
     let error = read(&client_as(&cluster, "app", "wrong"), "app/k").await.unwrap_err();
     assert_eq!((error.kind(), error.is_unsent()), (EtcdErrorKind::AuthenticationFailed, true), "{error}");
     let error = read(&EtcdClient::new(EtcdOptions::new([cluster.endpoint(0)])).unwrap(), "app/k").await.unwrap_err();
