@@ -29,7 +29,6 @@ from deployment import (
     manifests,
     option,
     panels,
-    pending,
     replicas,
     selected_metrics,
     serve_flags,
@@ -224,16 +223,12 @@ def metrics_exist():
     offered = offered_metrics()
     # Prometheus itself adds `up` and these labels.
     added = {"job", "instance"}
-    later = {name for name in pending() if name.startswith("callboard_")}
-    existing = {name for name in later if {name, f"{name}_bucket"} & set(offered)}
-    contains(later - existing, later, "remove from pending.txt, because they exist")
-    later |= {f"{name}_bucket" for name in later}
     selected = {name: labels for name, labels in selected_metrics().items() if not name.startswith("etcd_") and name != "up"}
-    contains({*offered, *later}, selected, "no such metrics")
+    contains(set(offered), selected, "no such metrics")
     if len(selected) < 30:
         raise SystemExit(f"only {len(selected)} metrics were found in the dashboard and the alerts")
     for name, labels in selected.items():
-        contains(offered.get(name, labels) | added, labels, f"no such labels of {name}")
+        contains(offered[name] | added, labels, f"no such labels of {name}")
 
 
 def flags_exist():
@@ -245,9 +240,7 @@ def flags_exist():
     used = {argument.split("=")[0] for line in lines for argument in line if argument.startswith("--")}
     settings = {key for resource in manifests("external-etcd") if resource["kind"] == "ConfigMap" for key in resource["data"]}
     known = serve_flags() | {"CALLBOARD_" + flag[2:].replace("-", "_").upper() for flag in serve_flags()}
-    later = {name for name in pending() if not name.startswith("callboard_")}
-    contains(later - known, later, "remove from pending.txt, because they exist")
-    contains(known | later, used | settings, "no such flags or variables of `callboard serve`")
+    contains(known, used | settings, "no such flags or variables of `callboard serve`")
 
 
 def manifests_match_their_schemas():

@@ -101,12 +101,6 @@ def selected_metrics():
     return found
 
 
-def pending():
-    """Returns the names that `callboard serve` does not have yet."""
-    lines = (Path(__file__).parent / "pending.txt").read_text().splitlines()
-    return {line for line in lines if line and not line.startswith("#")}
-
-
 def help_text(*verb):
     return subprocess.run([CALLBOARD, *verb, "--help"], capture_output=True, text=True, check=True).stdout
 
