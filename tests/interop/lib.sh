@@ -84,8 +84,8 @@ python_stubs() { # generates stubs of the native API and of xDS into $cache/stub
     export PYTHONPATH="$cache/stubs:$interop/python" PYTHONDONTWRITEBYTECODE=1
 }
 
-certificates() { # DIRECTORY: certificates/main.go lists the files
-    go run "$interop/certificates/main.go" "$1" || fail "Go could not make the certificates: see its message above"
+certificates() { # DIRECTORY [NAME…]: certificates/main.go lists the files; the names are further ones of the server
+    go run "$interop/certificates/main.go" "$@" || fail "Go could not make the certificates: see its message above"
 }
 
 CALLBOARD="${CALLBOARD:-${CARGO_TARGET_DIR:-$root/target}/debug/callboard}"

@@ -1,7 +1,7 @@
-// Makes certificates for the suites with Go's standard library: go run main.go DIRECTORY.
+// Makes certificates for the suites with Go's standard library: go run main.go DIRECTORY [NAME…].
 //
 //	ca.pem                    certificate authority that the server trusts
-//	server.pem, server.key    server certificate for localhost and 127.0.0.1
+//	server.pem, server.key    server certificate for localhost, 127.0.0.1 and the given names
 //	renewed.pem, renewed.key  second certificate for the same names
 //	client.pem, client.key    client certificate with a SPIFFE id
 //	stranger.pem, .key        client certificate with the same SPIFFE id, signed by an unknown authority
@@ -79,7 +79,7 @@ func main() {
 	trusted, unknown := newAuthority("interop"), newAuthority("elsewhere")
 	write(at("ca.pem"), "CERTIFICATE", trusted.certificate.Raw)
 	server := func() *x509.Certificate {
-		return &x509.Certificate{DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+		return &x509.Certificate{DNSNames: append([]string{"localhost"}, os.Args[2:]...), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
 	}
 	workload := func() *x509.Certificate {
 		return &x509.Certificate{URIs: []*url.URL{must(url.Parse("spiffe://interop.example/client"))}}
