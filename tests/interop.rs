@@ -29,6 +29,7 @@ suites! {
     node: "needs Node.js: just interop node",
     pages: "needs the languages of the pages, among them Go, Python, Java, Node.js and Rust: just interop pages",
     python: "needs Python: just interop python",
+    replicas: "needs the languages of the suite xds, and namespaces of Linux: just interop replicas",
     tools: "needs Go and Python: just interop tools",
     xds: "needs the languages of its clients, among them Go, Python, Java and Node.js: just interop xds",
 }

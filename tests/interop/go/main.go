@@ -127,6 +127,10 @@ func main() {
 		victim(os.Args[2])
 		return
 	}
+	if len(os.Args) == 4 && os.Args[1] == "follow" {
+		follow(os.Args[2], os.Args[3])
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	server, err := startServer(os.Getenv("CALLBOARD"))

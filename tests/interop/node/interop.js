@@ -2,14 +2,18 @@
 //
 //   node interop.js                   runs the steps of ../README.md with the server program that CALLBOARD names
 //   node interop.js victim ADDRESS    is the child process that a step kills
+//   node interop.js follow TARGET SERVICE    watches a service, for the suite replicas
 import { Lifecycle } from './lifecycle.js';
 import { EdgeCases } from './edge-cases.js';
+import { follow } from './follow.js';
 import { Server } from './server.js';
 import { victim } from './victim-process.js';
 
-const [mode, address] = process.argv.slice(2);
+const [mode, address, service] = process.argv.slice(2);
 if (mode === 'victim') {
   await victim(address);
+} else if (mode === 'follow') {
+  await follow(address, service);
 } else {
   const { passed, failed } = await run(await Server.start(process.env.CALLBOARD));
   console.log(`${passed} passed, ${failed} failed`);

@@ -1,4 +1,4 @@
-"""The process under test. It chooses its own ports, unless the caller names one."""
+"""The process under test. It chooses its own ports, unless the caller names them."""
 
 import json
 import queue
@@ -9,9 +9,9 @@ import time
 
 
 class Server:
-    def __init__(self, program: str, *more: str, grpc: str = "127.0.0.1:0") -> None:
+    def __init__(self, program: str, *more: str, grpc: str = "127.0.0.1:0", http: str = "127.0.0.1:0") -> None:
         self._log = tempfile.TemporaryFile("w+")
-        command = [program, "serve", "--grpc", grpc, "--http", "127.0.0.1:0", "-o", "json", *more]
+        command = [program, "serve", "--grpc", grpc, "--http", http, "-o", "json", *more]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True)
         lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._read, args=(lines,), daemon=True).start()

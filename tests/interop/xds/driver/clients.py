@@ -47,6 +47,7 @@ class ClientType:
     max_streams: int | None = None  # maximum number of streams and calls that are open at a time; others wait
     reconnects: bool = False  # connects anew to all instances at each changed resource
     tls: TlsSupport = TlsSupport.NONE
+    native_resolver: bool = False  # needs GRPC_DNS_RESOLVER=native: its own resolver answers only while calls wait
     status_without_backends: str = "UNAVAILABLE"
 
 
@@ -54,7 +55,7 @@ CLIENT_TYPES = {
     "go": ClientType("go", load_reports="go", least_request=True, tls=TlsSupport.MUTUAL),
     "go-old": ClientType("go", load_reports="go", status_without_backends="DEADLINE_EXCEEDED"),
     "python": ClientType("python", load_reports="core", late_timeouts=True, tls=TlsSupport.MUTUAL),
-    "python-old": ClientType("python", load_reports="core", late_timeouts=True, ring_hash=False, reads_in_calls=True),
+    "python-old": ClientType("python", load_reports="core", late_timeouts=True, ring_hash=False, reads_in_calls=True, native_resolver=True),
     "java": ClientType("java", outlier_detection=False, load_reports="java", keeps_last_backends=True, least_request=True, tls=TlsSupport.SERVER),
     "node": ClientType("node", load_reports="node", reconnects=True),
     "ruby": ClientType("ruby", load_reports="core", late_timeouts=True, ring_hash=False),
@@ -127,6 +128,8 @@ class Client:
             file.write(registry.bootstrap(self.type.bootstrap, "--node-id", name, *locality))
         start = Path(__file__).parent.parent / "clients" / name / "start"
         environment = {**registry.environment, "GRPC_XDS_BOOTSTRAP": file.name}
+        if self.type.native_resolver:
+            environment["GRPC_DNS_RESOLVER"] = "native"
         self._process = LineProcess(name, [str(start), target], scratch / f"{name}.log", environment)
 
     def ready(self) -> str:

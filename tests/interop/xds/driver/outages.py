@@ -19,18 +19,18 @@ RECONNECT_TIME = 4.5  # seconds that the scenario waits for clients; with two wi
 
 
 @contextlib.contextmanager
-def even_load(world: World, fleet: Fleet, ids: str) -> Iterator[None]:
-    """Runs a load of all clients. A failed call fails the client, and so does a backend without calls for a window."""
+def even_load(world: World, fleet: Fleet, ids: str, window: float = WINDOW) -> Iterator[None]:
+    """Runs a load of all clients. A failed call fails the client, and so does a backend without calls for a window in seconds."""
     stopped = threading.Event()
 
     def watch(client: Client) -> None:
         before = client.stats()
-        while not stopped.wait(WINDOW):
+        while not stopped.wait(window):
             now = client.stats()
             unused = [id for id in ids if now.backends.get(id) == before.backends.get(id)]
             # On a loaded machine, a window may have too few calls to tell.
-            if unused and now.total - before.total >= 0.8 * WINDOW * RATE:
-                raise Failure(f"no call of {', '.join(unused)} for {WINDOW} s; counts before {before}, and now {now}")
+            if unused and now.total - before.total >= 0.8 * window * RATE:
+                raise Failure(f"no call of {', '.join(unused)} for {window} s; counts before {before}, and now {now}")
             before = now
 
     def stop(client: Client) -> None:

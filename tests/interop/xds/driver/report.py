@@ -101,8 +101,8 @@ def failures(results: dict[str, dict[str, dict[str, Result]]]) -> list[str]:
     ]
 
 
-def add_failures(lines: list[str]) -> None:
+def add_failures(lines: list[str], suite: str = "xds") -> None:
     """Adds lines to those that tests/interop/run prints below its table."""
     if path := os.environ.get("INTEROP_FAILURES"):
         with open(path, "a") as file:
-            file.writelines(f"xds: {line}\n" for line in lines)
+            file.writelines(f"{suite}: {line}\n" for line in lines)

@@ -1,5 +1,5 @@
-// A service that registers itself with Consul as tutorials show: default configuration, one HTTP check. The suite sets
-// PORT, NAME, and a short INTERVAL.
+// A service that registers itself with Consul as tutorials show: default configuration, one HTTP check. The suites set
+// PORT, NAME, and a short INTERVAL; ADDRESS if the registry is on another host.
 package main
 
 import (
@@ -32,9 +32,10 @@ func main() {
 	}
 	id := name + "-" + strconv.Itoa(port)
 	err = client.Agent().ServiceRegister(&api.AgentServiceRegistration{
-		ID:   id,
-		Name: name,
-		Port: port,
+		ID:      id,
+		Name:    name,
+		Address: os.Getenv("ADDRESS"),
+		Port:    port,
 		Check: &api.AgentServiceCheck{
 			HTTP:                           fmt.Sprintf("http://localhost:%d/health", port),
 			Interval:                       cmp.Or(os.Getenv("INTERVAL"), "10s"),

@@ -24,14 +24,15 @@ def output_of(*command: str | pathlib.Path) -> str:
 
 
 def bootstrap(service: str, options: list[str]) -> str:
-    """Envoy's bootstrap for the registry that the bootstrap of gRPC clients names."""
+    """Envoy's bootstrap for the replicas that the bootstrap of gRPC clients names."""
     file = json.loads(pathlib.Path(os.environ["GRPC_XDS_BOOTSTRAP"]).read_text())
-    [server] = file["xds_servers"]
-    files = server["channel_creds"][0].get("config", {})
+    servers = file["xds_servers"]
+    files = servers[0]["channel_creds"][0].get("config", {})
     tls = [word for name, path in files.items() for word in (TLS_FLAGS[name], path)]
     locality = "/".join(filter(None, file["node"].get("locality", {}).values()))
     options = [*options, "--node-id", file["node"]["id"], *(["--locality", locality] if locality else [])]
-    command = [os.environ["CALLBOARD"], "xds", "bootstrap", "--for", "envoy", "--server", server["server_uri"], *tls]
+    command = [os.environ["CALLBOARD"], "xds", "bootstrap", "--for", "envoy", *tls]
+    command += ["--server", ",".join(server["server_uri"] for server in servers)]
     return output_of(*command, "--service", service, "--listen", ANY_PORT, "--admin", ANY_PORT, *options)
 
 

@@ -4,7 +4,8 @@ package dev.callboard.interop;
  * Tests a real callboard server with grpc-java and generated stubs.
  *
  * <p>{@code Interop} runs the steps of ../README.md with the server program that CALLBOARD names. {@code Interop victim
- * ADDRESS} is the child process that a step kills.
+ * ADDRESS} is the child process that a step kills. {@code Interop follow TARGET SERVICE} watches a service, for the suite
+ * replicas.
  */
 public final class Interop {
     private int passed;
@@ -18,6 +19,10 @@ public final class Interop {
     public static void main(String[] arguments) throws Exception {
         if (arguments.length == 2 && arguments[0].equals("victim")) {
             VictimProcess.run(new Connections(arguments[1]));
+            return;
+        }
+        if (arguments.length == 3 && arguments[0].equals("follow")) {
+            Follower.run(new Connections(arguments[1]), arguments[2]);
             return;
         }
         var interop = new Interop();
