@@ -75,10 +75,15 @@ buf: tools
     buf lint
     bash .ci/contract
 
-# Clients in other languages against a debug build: all, or some of go python java node tools consul xds pages deploy
+# Clients in other languages against a debug build: all, or some of go python java node tools consul xds replicas pages deploy
 interop *suites:
     cargo build --locked
     tests/interop/run {{ suites }}
+
+# Replicas of another version replaced by a debug build, one after the other, and back, under clients: just upgrade PATH
+upgrade other:
+    cargo build --locked
+    tests/interop/replicas/upgrade {{ quote(other) }}
 
 # Replicas, and the client of etcd, over real members with kills and stops; the client also on Debian's old etcd (needs Go and apt)
 etcd filter="etcd::":
