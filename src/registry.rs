@@ -296,6 +296,15 @@ impl Registry {
         pages.flatten()
     }
 
+    /// Calls a function with each entry, nodes included. No lock is held meanwhile: an entry that is added or removed may be missing.
+    pub fn for_each_entry(&self, mut visit: impl FnMut(&Arc<Entry>)) {
+        for service in self.each_service().map(|summary| summary.name).chain([node_service()]) {
+            for chunk in self.chunks(&service).iter() {
+                chunk.entries().iter().for_each(&mut visit);
+            }
+        }
+    }
+
     /// Returns whether a service has a name with this proper suffix: `web` where there is `v1.web`.
     #[must_use]
     pub fn is_service_suffix(&self, suffix: &str) -> bool {

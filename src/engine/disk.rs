@@ -180,6 +180,10 @@ impl Disk {
 
     /// Sends a request to the writer. If the writer has ended, nothing is done, and the answer is [`EngineError::Stopped`].
     fn send(&self, request: WriteRequest) {
+        let waiting = self.queues.waiting.load(Ordering::Relaxed);
+        if waiting >= MAX_WAITING && !request.is_internal() {
+            return request.reject(EngineError::Overloaded { waiting, retry: RETRY_DELAY });
+        }
         let sender = self.requests.lock();
         self.queues.waiting.fetch_add(1, Ordering::Relaxed);
         let unsent = match &*sender {
@@ -193,12 +197,6 @@ impl Disk {
             self.queues.waiting.fetch_sub(1, Ordering::Relaxed);
             request.reject(EngineError::Stopped);
         }
-    }
-
-    /// Returns an error if the queue is full.
-    fn check_queue(&self) -> Result<(), EngineError> {
-        let waiting = self.queues.waiting.load(Ordering::Relaxed);
-        if waiting < MAX_WAITING { Ok(()) } else { Err(EngineError::Overloaded { waiting, retry: RETRY_DELAY }) }
     }
 
     /// Returns whether changes that were acknowledged before the store was opened may be missing.
@@ -266,18 +264,8 @@ impl Engine for Disk {
 
     /// The command is decided at the time at which the writer processes it.
     fn submit(&self, command: Command, caller: &Arc<Caller>, _: ClockReading) -> PendingCommand {
-        // Commands of the registry itself have no caller that could try again later.
-        let internal = matches!(
-            command,
-            Command::Expire(_) | Command::Suspect(_) | Command::Recover(_) | Command::RefreshNodeStatus { .. }
-        );
-        if let Err(error) = self.check_queue()
-            && !internal
-        {
-            return PendingCommand::done(Err(error));
-        }
-        let (sender, pending) = PendingCommand::waiting();
-        self.send(WriteRequest::One(command, Arc::clone(caller), sender));
+        let (request, pending) = WriteRequest::one(command, caller);
+        self.send(request);
         pending
     }
 
@@ -287,11 +275,8 @@ impl Engine for Disk {
         caller: &Arc<Caller>,
         _: ClockReading,
     ) -> PendingCommand<Vec<CommandOutcome>> {
-        if let Err(error) = self.check_queue() {
-            return PendingCommand::done(Err(error));
-        }
-        let (sender, pending) = PendingCommand::waiting();
-        self.send(WriteRequest::Together(commands, Arc::clone(caller), sender));
+        let (request, pending) = WriteRequest::together(commands, caller);
+        self.send(request);
         pending
     }
 
@@ -301,11 +286,8 @@ impl Engine for Disk {
         caller: &Arc<Caller>,
         _: ClockReading,
     ) -> PendingCommand<PolicyOutcome> {
-        if let Err(error) = self.check_queue() {
-            return PendingCommand::done(Err(error));
-        }
-        let (sender, pending) = PendingCommand::waiting();
-        self.send(WriteRequest::Policy(Box::new(command), Arc::clone(caller), sender));
+        let (request, pending) = WriteRequest::policy(command, caller);
+        self.send(request);
         pending
     }
 

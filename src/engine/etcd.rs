@@ -8,11 +8,15 @@
 //! |---|---|
 //! | `shared` | the engine, as other threads use it |
 //! | `replica` | the task that owns all state |
-//! | `committer` | decisions, and batches of changes |
+//! | `committer` | the queue of requests, and their outcomes |
+//! | `decision` | the changes that requests make |
+//! | `batch` | transactions of several requests |
 //! | `follower` | the watch |
+//! | `loading` | reading at the start |
 //! | `applier` | application of keys to the registry |
 //! | `own_session` | the session of this replica |
 //! | `session_table` | the sessions of all replicas, and the order in which they take over |
+//! | `takeovers` | instances that this replica begins to hold |
 //! | `stored_keys` | knowledge of keys that the registry does not have |
 //! | `snapshot` | all keys at one revision |
 //! | `status` | the state that other threads read |
@@ -41,8 +45,11 @@
 //! to use such a registry.
 
 mod applier;
+mod batch;
 mod committer;
+mod decision;
 mod follower;
+mod loading;
 mod own_session;
 mod replica;
 mod session_table;
@@ -50,6 +57,7 @@ mod shared;
 mod snapshot;
 mod status;
 mod stored_keys;
+mod takeovers;
 
 pub mod batch_note;
 pub mod expiration_window;

@@ -2,7 +2,7 @@
 
 use std::{slice, sync::Arc};
 
-use super::{EngineError, OutcomeSender};
+use super::{EngineError, OutcomeSender, PendingCommand};
 use crate::{
     model::{Caller, InstanceId, ServiceName},
     registry::{Command, CommandOutcome, PolicyCommand, PolicyOutcome},
@@ -29,6 +29,37 @@ pub enum WriteTarget {
 }
 
 impl WriteRequest {
+    /// Makes a request of a command, and its pending outcome.
+    pub fn one(command: Command, caller: &Arc<Caller>) -> (Self, PendingCommand) {
+        let (sender, pending) = PendingCommand::waiting();
+        (Self::One(command, Arc::clone(caller), sender), pending)
+    }
+
+    /// Makes a request of commands that belong together, and their pending outcomes.
+    pub fn together(commands: Vec<Command>, caller: &Arc<Caller>) -> (Self, PendingCommand<Vec<CommandOutcome>>) {
+        let (sender, pending) = PendingCommand::waiting();
+        (Self::Together(commands, Arc::clone(caller), sender), pending)
+    }
+
+    /// Makes a request of a command about a policy, and its pending outcome.
+    pub fn policy(command: PolicyCommand, caller: &Arc<Caller>) -> (Self, PendingCommand<PolicyOutcome>) {
+        let (sender, pending) = PendingCommand::waiting();
+        (Self::Policy(Box::new(command), Arc::clone(caller), sender), pending)
+    }
+
+    /// Returns whether the registry itself sent the request, so that no caller would repeat it.
+    pub fn is_internal(&self) -> bool {
+        let Self::One(command, ..) = self else { return false };
+        matches!(
+            command,
+            Command::Expire(_)
+                | Command::Suspect(_)
+                | Command::Recover(_)
+                | Command::RefreshNodeStatus { .. }
+                | Command::Claim { .. }
+        )
+    }
+
     /// Returns what the commands change.
     pub fn targets(&self) -> Vec<WriteTarget> {
         let commands = match self {

@@ -1,6 +1,8 @@
 //! Application of changes: the only code that changes the map.
 
-use std::{sync::Arc, time::Duration};
+mod entry_leases;
+
+use std::sync::Arc;
 
 use super::{
     Registry,
@@ -9,13 +11,13 @@ use super::{
     decide::{Decision, StampedChange, decide},
     event::{Change, ClockReading, Entry, Event, RemovalReason},
     holder::SessionEpoch,
-    lease::{EndReason, Lease, LeaseDuty, millis},
+    lease::EndReason,
     name_suffixes::has_suffixes,
     policy_table::{PolicyChange, PolicyCommand, PolicyDecision, PolicyError, PolicyRevision},
     service::Service,
 };
 use crate::{
-    model::{BootId, Caller, Instance, LeaseId, LeaseTerms, PolicyScope, Revision, ServiceName, node_id},
+    model::{Caller, Instance, PolicyScope, Revision, ServiceName, node_id},
     sync::{MutexGuard, Ordering},
 };
 
@@ -68,7 +70,7 @@ impl WriteGuard<'_> {
         };
         let mut decision = decide(present.as_ref(), command, &context, now)?;
         if let (Some(requested), Some(entry)) = (requested, &present) {
-            decision = renew(decision, entry, requested, now);
+            decision = entry_leases::renew(decision, entry, requested, now);
         }
         Ok((decision, present))
     }
@@ -113,41 +115,6 @@ impl WriteGuard<'_> {
         self.registry.session.store(session.0, Ordering::Relaxed);
     }
 
-    /// Begins to end the lease of an entry here when heartbeats stay away, because the session that holds it is gone. The lease
-    /// expires once `delay` has passed after its TTL from now on.
-    pub fn expire_here(&mut self, entry: &Entry, delay: Duration, now: ClockReading) {
-        if let Some(lease) = &entry.lease
-            && !lease.expires_here()
-            && let Some(service) = self.registry.find(&entry.instance.service)
-        {
-            self.registry.leases.set_duty(lease, LeaseDuty::Orphaned, now.lease + millis(delay));
-            self.registry.self_preservation.begins(lease, service.lease_counter(), entry.instance.conditions.suspect);
-        }
-    }
-
-    /// Begins the lease of an entry again under its id, with its full TTL, if it has ended and its removal was not carried out.
-    pub fn revive(&mut self, entry: &Arc<Entry>, now: ClockReading) {
-        let Some(ended) = entry.lease.as_ref().filter(|lease| !lease.is_alive()) else { return };
-        let (name, instance) = (ended.service.clone(), ended.instance.clone());
-        let lease = Some(Arc::new(Lease::new(ended.id, name, instance, ended.boot, ended.terms(), now.lease)));
-        let expired_here = ended.expires_here();
-        let again = Arc::new(Entry { instance: entry.instance.clone(), lease, ..**entry });
-        let Some(service) = self.registry.find(&entry.instance.service) else { return };
-        self.replace_lease(&service, Some(entry), Some(&again), EndReason::Expired, now);
-        if expired_here {
-            // The holder may be gone: then the lease goes on to expire here.
-            self.expire_here(&again, Duration::ZERO, now);
-        }
-        if let Some(mut state) = service.state() {
-            state.restore(again);
-        }
-    }
-
-    /// Gives all leases that expire here a full TTL from now on, because heartbeats may have been lost.
-    pub fn renew_all_leases(&mut self, now: ClockReading) {
-        self.registry.leases.renew_all(now.lease);
-    }
-
     /// Decides a command about a policy.
     ///
     /// # Errors
@@ -176,43 +143,6 @@ impl WriteGuard<'_> {
     /// before [`Self::restore_policy`].
     pub fn restore_forgotten_policies(&mut self, forgotten: Revision) {
         self.registry.policies.restore_forgotten(forgotten);
-    }
-
-    /// Returns the lease that an entry with this holder gets, with `terms` granted if there are any. A lease with the id of the
-    /// present one is replaced by the present object, because heartbeats find that object in the table; unless it has ended here,
-    /// and another replica begins to hold the entry.
-    fn current_lease(
-        &self,
-        lease: Arc<Lease>,
-        (present, holder): (Option<&Entry>, SessionEpoch),
-        terms: Option<LeaseTerms>,
-        now: ClockReading,
-    ) -> Arc<Lease> {
-        let known = present.filter(|present| present.holder == holder || present.lease_is_alive());
-        let known = known.and_then(|known| known.lease.as_ref()).filter(|known| known.id == lease.id);
-        let lease = known.map_or(lease, Arc::clone);
-        match terms {
-            Some(terms) => self.grant(lease, terms, now),
-            None => lease,
-        }
-    }
-
-    /// Grants terms and a full TTL to a lease that continues. A command may wait for the disk until the lease has expired. Its
-    /// registration was accepted before, so the lease then begins again under its id.
-    fn grant(&self, lease: Arc<Lease>, terms: LeaseTerms, now: ClockReading) -> Arc<Lease> {
-        let Registry { leases, self_preservation, .. } = self.registry;
-        let renewed = leases.renew(&lease, terms, now.lease);
-        let Some(service) = self.registry.find(&lease.service) else { return lease };
-        if renewed.is_ok() {
-            service.lease_counter().grant(lease.ttl_ms());
-            return lease;
-        }
-        let (name, instance) = (lease.service.clone(), lease.instance.clone());
-        let again = Arc::new(Lease::new(lease.id, name, instance, lease.boot, terms, now.lease));
-        self_preservation.ends(&lease, service.lease_counter());
-        leases.begin(&again);
-        self_preservation.begins(&again, service.lease_counter(), false);
-        again
     }
 
     /// Restores an entry of an earlier process as it was then, without an event. For engines that load a store, before the
@@ -320,57 +250,6 @@ impl WriteGuard<'_> {
         }
     }
 
-    /// Ends the lease of `before` and begins the lease of `after`, unless they have the same lease. In that case the lease begins or
-    /// stops to expire here, as the holder of `after` requires.
-    fn replace_lease(
-        &self,
-        service: &Service,
-        before: Option<&Arc<Entry>>,
-        after: Option<&Arc<Entry>>,
-        end_reason: EndReason,
-        now: ClockReading,
-    ) {
-        let Registry { leases, self_preservation, .. } = self.registry;
-        let old = before.and_then(|entry| entry.lease.as_ref());
-        let new = after.and_then(|entry| entry.lease.as_ref());
-        if let (Some(old), Some(new), Some(after)) = (old, new, after)
-            && old.id == new.id
-            && new.is_alive() == old.is_alive()
-        {
-            let holds = self.registry.holds(after);
-            if holds && !new.is_held_here() {
-                let is_new = !new.expires_here();
-                leases.set_duty(new, LeaseDuty::Held, now.lease);
-                if is_new {
-                    self_preservation.begins(new, service.lease_counter(), after.instance.conditions.suspect);
-                }
-            } else if !holds && new.expires_here() {
-                leases.set_duty(new, LeaseDuty::None, now.lease);
-                self_preservation.leaves(new);
-            }
-            return;
-        }
-        if let Some(old) = old {
-            leases.end(old, end_reason, now.lease);
-            self_preservation.ends(old, service.lease_counter());
-        }
-        if let (Some(new), Some(after)) = (new, after) {
-            // The command may have waited for a disk: the TTL begins when the holder can know of the lease.
-            let _ = new.renew(now.lease, None);
-            self.begin_lease(new, after, service);
-        }
-    }
-
-    /// Begins a lease of an entry. It expires here if this process holds the entry.
-    fn begin_lease(&self, lease: &Arc<Lease>, entry: &Entry, service: &Service) {
-        let Registry { leases, self_preservation, .. } = self.registry;
-        let holds = self.registry.holds(entry);
-        lease.set_duty(if holds { LeaseDuty::Held } else { LeaseDuty::None });
-        leases.begin(lease);
-        let suspect = entry.instance.conditions.suspect && holds;
-        self_preservation.begins(lease, service.lease_counter(), suspect);
-    }
-
     /// Returns the service with this name, created if there is none, and its own copy of the name, which all its instances
     /// share. Services are created only here, under the order lock, so the log of a new one covers everything after
     /// `compacted`.
@@ -441,18 +320,6 @@ impl Registry {
             }
         }
     }
-}
-
-/// Renews the lease with which an accepted registration continues. `requested`: the boot, the terms, and the id of a new lease
-/// for the case that the present one has just expired.
-fn renew(decision: Decision, entry: &Entry, requested: (LeaseId, BootId, LeaseTerms), now: ClockReading) -> Decision {
-    let Some(lease) = decision.continued_lease(entry) else { return decision };
-    if lease.renew(now.lease, None).is_ok() {
-        return decision;
-    }
-    let (id, boot, terms) = requested;
-    let (service, instance) = (lease.service.clone(), lease.instance.clone());
-    decision.with_new_lease(entry, Arc::new(Lease::new(id, service, instance, boot, terms, now.lease)))
 }
 
 /// Returns whether an entry is the local node exactly as configured.

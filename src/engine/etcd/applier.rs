@@ -1,11 +1,8 @@
 //! Application of etcd's keys to the registry: the only code that changes the map of a replica.
 
-use std::{
-    collections::{HashMap, HashSet},
-    mem,
-    sync::Arc,
-    time::Duration,
-};
+mod reconcile;
+
+use std::{collections::HashMap, mem, sync::Arc};
 
 use super::{
     batch_note::{BatchNote, NotedCommand},
@@ -15,21 +12,17 @@ use super::{
     position::{CommitPosition, CommitSlot},
     registry_meta::RegistryMeta,
     replica_session::{ReplicaSession, SessionId},
-    snapshot::KeySnapshot,
     stored_keys::StoredKeys,
 };
 use crate::{
     engine::{policy_log::log_policy_change, record::unknown_fields::UnknownFields},
     etcd::{EtcdChange, EtcdEntry, EtcdRevisionBatch},
-    model::{Caller, InstanceId, PolicyScope, Revision, ServerActor, ServiceName, node_service},
+    model::{Caller, InstanceId, PolicyScope, Revision, ServerActor, ServiceName},
     registry::{
         ClockReading, EndReason, Entry, Event, PolicyChange, PolicyOutcome, Registry, RemovalReason, SessionEpoch,
         StampedChange, WriteGuard,
     },
 };
-
-/// Number of instances that are read from the registry at a time.
-const PAGE_INSTANCES: usize = 1_000;
 
 /// Batch of etcd that the registry has applied.
 #[derive(Debug, Default)]
@@ -132,8 +125,7 @@ impl Applier {
                 }
                 (RegistryKey::Session(id), Some(entry)) => begin_session(*id, &entry, stored),
                 (RegistryKey::Session(id), None) => {
-                    let at = Duration::from_micros(now.monotonic_us);
-                    if let Some((epoch, session)) = stored.sessions.end(*id, at) {
+                    if let Some((epoch, session)) = stored.sessions.end(*id) {
                         tracing::info!(
                             replica = &*session.replica,
                             epoch = epoch.0,
@@ -150,101 +142,6 @@ impl Applier {
         drop(guard);
         self.notify();
         applied
-    }
-
-    /// Restores the contents of etcd, before the first reader.
-    pub fn restore(&mut self, snapshot: KeySnapshot, stored: &mut StoredKeys, now: ClockReading) {
-        let decoded: Vec<_> = snapshot.entries.into_iter().filter_map(|entry| self.decode_entry(entry)).collect();
-        for (key, entry) in &decoded {
-            if let RegistryKey::Session(id) = key {
-                begin_session(*id, entry, stored);
-            }
-        }
-        let registry = Arc::clone(&self.registry);
-        let mut guard = registry.order();
-        let mut policies = Vec::new();
-        for (key, entry) in &decoded {
-            match key {
-                RegistryKey::Instance(service, id) => {
-                    let Some(value) = read_instance(service, id, key, entry, stored) else { continue };
-                    let lease = value.stored.restore_lease(now.lease);
-                    let (modified, holder) = (value.position.revision(), value.holder.epoch);
-                    guard.restore(Entry { instance: value.stored.instance, lease, modified, holder });
-                }
-                RegistryKey::Policy(scope) => policies.extend(read_policy(scope, key, entry, stored)),
-                RegistryKey::Meta
-                | RegistryKey::Session(_)
-                | RegistryKey::BatchNote(..)
-                | RegistryKey::Expirations(_) => {}
-            }
-        }
-        if let Some(forgotten) = stored.forgotten_policies() {
-            guard.restore_forgotten_policies(forgotten);
-        }
-        for policy in &policies {
-            guard.restore_policy(&policy.stored.scope, &policy.stored.revisions, policy.stored.unknown_until());
-        }
-    }
-
-    /// Changes the registry to the contents of a later snapshot, and emits the differences as events: removals first, then the rest in
-    /// the order of their revisions. Every event has a revision of its own, because etcd has used up at least one for each of them.
-    pub fn reconcile(&mut self, snapshot: KeySnapshot, stored: &mut StoredKeys, now: ClockReading) -> AppliedBatch {
-        let (etcd_revision, is_snapshot) = (snapshot.revision, true);
-        let mut applied = AppliedBatch { etcd_revision, is_snapshot, ..AppliedBatch::default() };
-        let mut decoded: Vec<_> = snapshot.entries.into_iter().filter_map(|entry| self.decode_entry(entry)).collect();
-        decoded.sort_by_key(|(_, entry)| entry.mod_revision);
-        let known: HashSet<_> = decoded.iter().map(|(key, _)| key.clone()).collect();
-        reconcile_sessions(&decoded, stored, &mut applied, now);
-        let registry = Arc::clone(&self.registry);
-        let gone = self.instances_outside(&known);
-        let mut guard = registry.order();
-        for (service, id) in gone {
-            let key = RegistryKey::Instance(service.clone(), id.clone());
-            stored.remove(&key);
-            let change = ChangedInstance { service: &service, id: &id, key: &key, note: None };
-            self.remove_instance(&mut guard, change, (&mut applied, now));
-        }
-        for (key, entry) in &decoded {
-            match key {
-                RegistryKey::Instance(service, id) => {
-                    let change = ChangedInstance { service, id, key, note: None };
-                    self.put_instance(&mut guard, change, entry, stored, (&mut applied, now));
-                }
-                RegistryKey::Policy(scope) => {
-                    let is_known = registry
-                        .policies()
-                        .newest(scope)
-                        .is_some_and(|newest| CommitPosition::etcd_revision_of(newest.revision) == entry.mod_revision);
-                    if !is_known {
-                        self.put_policy(&mut guard, (scope, key), entry, Vec::new(), stored, &mut applied);
-                    }
-                }
-                RegistryKey::BatchNote(session, lane) => {
-                    if let Ok(note) = BatchNote::decode(&entry.value) {
-                        applied.notes.push(applied_note(*session, *lane, &note, entry));
-                    }
-                }
-                RegistryKey::Meta => applied.other_registry |= !self.is_same_registry(Some(entry)),
-                RegistryKey::Session(_) | RegistryKey::Expirations(_) => {}
-            }
-        }
-        applied.other_registry |= !known.contains(&RegistryKey::Meta);
-        guard.advance(CommitPosition::complete(snapshot.revision));
-        drop(guard);
-        self.notify();
-        applied
-    }
-
-    /// Returns the instances of the registry that are not among these keys.
-    fn instances_outside(&self, keys: &HashSet<RegistryKey>) -> Vec<(ServiceName, InstanceId)> {
-        let mut found = Vec::new();
-        each_entry(&self.registry, |entry| {
-            let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
-            if !keys.contains(&RegistryKey::Instance(service.clone(), id.clone())) {
-                found.push((service, id));
-            }
-        });
-        found
     }
 
     fn put_instance(
@@ -380,20 +277,6 @@ struct ChangedInstance<'a> {
     note: Option<&'a NotedCommand>,
 }
 
-/// Calls a function with each entry of the registry, nodes included.
-pub fn each_entry(registry: &Registry, mut visit: impl FnMut(&Arc<Entry>)) {
-    let services = registry.each_service().map(|summary| summary.name).chain([node_service()]);
-    for service in services {
-        let mut after = String::new();
-        loop {
-            let page = registry.page(&service, &after, PAGE_INSTANCES);
-            let Some(last) = page.last() else { break };
-            last.instance.id.as_str().clone_into(&mut after);
-            page.iter().for_each(&mut visit);
-        }
-    }
-}
-
 fn applied_note(session: SessionId, lane: u8, note: &BatchNote, entry: &EtcdEntry) -> AppliedNote {
     AppliedNote { session, lane, sequence: note.sequence, mod_revision: entry.mod_revision }
 }
@@ -402,28 +285,6 @@ fn applied_note(session: SessionId, lane: u8, note: &BatchNote, entry: &EtcdEntr
 fn caller_of(note: Option<&NotedCommand>) -> Arc<Caller> {
     let caller = note.and_then(|note| note.caller.as_ref());
     Arc::clone(caller.unwrap_or_else(|| ServerActor::Recovery.caller()))
-}
-
-/// Ends the sessions that are no longer in etcd, and adds the new ones.
-fn reconcile_sessions(
-    decoded: &[(RegistryKey, EtcdEntry)],
-    stored: &mut StoredKeys,
-    applied: &mut AppliedBatch,
-    now: ClockReading,
-) {
-    let mut live = HashSet::new();
-    for (key, entry) in decoded {
-        if let RegistryKey::Session(id) = key {
-            live.insert(*id);
-            begin_session(*id, entry, stored);
-        }
-    }
-    for id in stored.sessions.live_ids() {
-        if !live.contains(&id) {
-            let at = Duration::from_micros(now.monotonic_us);
-            applied.ended_sessions.extend(stored.sessions.end(id, at).map(|(epoch, _)| epoch));
-        }
-    }
 }
 
 fn begin_session(id: SessionId, entry: &EtcdEntry, stored: &mut StoredKeys) {

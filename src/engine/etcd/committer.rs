@@ -1,43 +1,34 @@
-//! Committer: decides commands, and makes batches of the changes.
-//!
-//! A batch is one transaction of etcd. It compares that the session of this replica exists and that the note of its lane is the one
-//! that the watch has shown last, so that a batch whose reply was lost is not applied twice. Each command has a nested transaction
-//! with a comparison of its own: if another replica has changed the instance, only that command is decided again.
+//! Committer: the queue of requests, their batches in flight, and their outcomes.
 //!
 //! Outcomes come from the watch, not from the replies: once the watch has applied the revision with the note of a batch, a command
 //! whose keys changed at that revision is done.
 
 use std::{
     collections::{HashSet, VecDeque},
-    mem, slice,
+    mem,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use super::{
     applier::{AppliedBatch, AppliedNote},
-    batch_note::{BatchNote, NotedCommand},
-    instance_value::{InstanceValue, SessionHolder},
-    keys::{KeySpace, RegistryKey},
+    batch::{Batch, InFlightRequest, Lane, QueuedRequest},
+    decision::{CommandEffect, Decider, RETRY_DELAY},
+    instance_value::SessionHolder,
+    keys::KeySpace,
     own_session::OwnSession,
-    policy_value::PolicyValue,
-    position::CommitSlot,
     status::ReplicaStatus,
     stored_keys::StoredKeys,
 };
 use crate::{
     engine::{
-        EngineError, PendingCommand,
-        record::StoredLease,
+        EngineError,
         write_request::{WriteRequest, WriteTarget},
     },
-    etcd::{EtcdCompare, EtcdOperation, EtcdRange, EtcdTransaction},
+    etcd::EtcdTransaction,
     metrics::EtcdMetrics,
-    model::{Caller, InstanceId, LeaseId, PolicyScope, Revision, ServerActor, ServiceName},
-    registry::{
-        ClockReading, Command, CommandOutcome, Decision, EndReason, Entry, PolicyChange, PolicyDecision,
-        ProposedChange, Registry, StampedChange,
-    },
+    model::{InstanceId, LeaseId, ServerActor, ServiceName},
+    registry::{ClockReading, Command, CommandOutcome, PolicyOutcome, Registry},
 };
 
 /// Number of batches that are in flight at the same time.
@@ -46,73 +37,10 @@ pub const LANES: usize = 4;
 const MAX_COMMANDS: usize = 100;
 /// Maximum number of commands that belong together and share a batch with others.
 const MAX_SHARED_TOGETHER: usize = 25;
-/// Maximum number of commands that are executed together. Of more, each part is executed as a whole.
-const MAX_TOGETHER: usize = 120;
 /// Size of the values from which on a batch takes no further command, in bytes.
 const MAX_BATCH_BYTES: usize = 1024 * 1024;
 /// Maximum time that a caller waits for etcd.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time after which a caller should try again.
-const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Revision in a record that is being written: the revision that its batch will have.
-const THIS_REVISION: Revision = Revision(0);
-
-/// Request in the queue.
-#[derive(Debug)]
-struct QueuedRequest {
-    request: WriteRequest,
-    /// Outcomes of the commands that belong together and are done.
-    done: Vec<CommandOutcome>,
-    /// Time at which it arrived, since the start of the process.
-    since: Duration,
-}
-
-/// Change that a batch makes to one key.
-#[derive(Debug)]
-struct KeyChange {
-    key: RegistryKey,
-    /// Revision of etcd at which the key was last changed; 0 if it does not exist.
-    guard: u64,
-    /// New value. `None` removes the key.
-    value: Option<Vec<u8>>,
-    note: NotedCommand,
-}
-
-/// Request of a batch, with its keys in the order of its commands. A command without a change has the present entry instead.
-#[derive(Debug)]
-struct InFlightRequest {
-    queued: QueuedRequest,
-    commands: Vec<CommandKey>,
-    /// Guards that have no change: keys that the decision depends on.
-    compares: Vec<EtcdCompare>,
-    changes: Vec<KeyChange>,
-}
-
-#[derive(Debug)]
-enum CommandKey {
-    Changes(RegistryKey),
-    NoOp(Option<Arc<Entry>>),
-}
-
-/// Batch that was sent.
-#[derive(Debug)]
-struct Batch {
-    sequence: u64,
-    /// Time of the first attempt to send it, since the start of the process.
-    since: Duration,
-    requests: Vec<InFlightRequest>,
-}
-
-/// One of the sequences of batches of a session.
-#[derive(Debug, Default)]
-struct Lane {
-    /// Sequence number of the last batch.
-    sequence: u64,
-    /// Revision of etcd of the note that the watch showed last.
-    note_revision: u64,
-    in_flight: Option<Batch>,
-}
-
 /// Queue of requests, and the batches in flight.
 #[derive(Debug)]
 pub struct Committer {
@@ -148,11 +76,9 @@ impl Committer {
 
     /// Adds a claim, whose outcome is not awaited.
     pub fn push_claim(&mut self, service: ServiceName, id: InstanceId, lease: Option<LeaseId>, now: Duration) {
-        let (sender, _) = PendingCommand::waiting();
-        let command = Command::Claim { service, id, lease };
-        let caller = Arc::clone(ServerActor::Recovery.caller());
+        let (request, _) = WriteRequest::one(Command::Claim { service, id, lease }, ServerActor::Recovery.caller());
         self.status.waiting.fetch_add(1, Ordering::Relaxed);
-        self.push(WriteRequest::One(command, caller, sender), now);
+        self.push(request, now);
     }
 
     /// Session by which batches are written.
@@ -189,45 +115,16 @@ impl Committer {
 
     /// Returns the transaction of the batch in a lane, to send it again.
     pub fn transaction(&self, lane: usize) -> Option<EtcdTransaction> {
-        let Lane { note_revision, in_flight, .. } = self.lanes.get(lane)?;
-        let batch = in_flight.as_ref()?;
-        let note_key = self.note_key(lane);
-        let changes = batch.requests.iter().flat_map(|request| &request.changes);
-        let note =
-            BatchNote { sequence: batch.sequence, commands: changes.map(|change| change.note.clone()).collect() };
-        let put_note = EtcdOperation::put_with_lease(note_key.clone(), note.encode(), self.session.lease);
-        let nested = batch.requests.iter().map(|request| EtcdOperation::Nested(self.nested(request)));
-        Some(EtcdTransaction {
-            compares: vec![
-                EtcdCompare::create_revision(self.session.key.clone(), self.session.epoch.0),
-                EtcdCompare::mod_revision(note_key.clone(), *note_revision),
-            ],
-            success: [put_note].into_iter().chain(nested).collect(),
-            failure: vec![EtcdOperation::Range(EtcdRange::key(self.session.key.clone()))],
-        })
-    }
-
-    fn nested(&self, request: &InFlightRequest) -> EtcdTransaction {
-        let guard = |change: &KeyChange| EtcdCompare::mod_revision(self.keys.encode(&change.key), change.guard);
-        let operation = |change: &KeyChange| match &change.value {
-            Some(value) => EtcdOperation::put(self.keys.encode(&change.key), value.clone()),
-            None => EtcdOperation::delete(self.keys.encode(&change.key)),
-        };
-        EtcdTransaction {
-            compares: request.compares.iter().cloned().chain(request.changes.iter().map(guard)).collect(),
-            success: request.changes.iter().map(operation).collect(),
-            failure: vec![],
-        }
-    }
-
-    fn note_key(&self, lane: usize) -> String {
-        let lane = u8::try_from(lane).unwrap_or(u8::MAX);
-        self.keys.encode(&RegistryKey::BatchNote(self.session.id, lane))
+        self.lanes.get(lane)?.transaction(lane, &self.keys, &self.session)
     }
 
     /// Takes requests from the queue that share no target with each other or with a batch in flight, and decides them.
     fn next_requests(&mut self, stored: &StoredKeys, now: ClockReading) -> Vec<InFlightRequest> {
-        let (mut requests, mut bytes, mut slot) = (Vec::new(), 0, Some(CommitSlot::FIRST));
+        let registry = Arc::clone(&self.registry);
+        let keys = self.keys.clone();
+        let replica = SessionHolder { epoch: self.session.epoch, replica: self.replica.clone() };
+        let mut decider = Decider::new(&registry, &keys, stored, replica, now);
+        let (mut requests, mut bytes) = (Vec::new(), 0);
         let mut blocked = HashSet::new();
         let mut skipped = VecDeque::new();
         while let Some(queued) = self.queue.pop_front() {
@@ -241,10 +138,10 @@ impl Committer {
                 skipped.push_back(queued);
                 continue;
             }
-            let Some(decided) = self.decide(queued, stored, &mut slot, now) else { continue };
+            let Some(request) = self.decide(queued, &mut decider) else { continue };
             self.in_flight.extend(targets);
-            bytes += decided.changes.iter().filter_map(|change| change.value.as_ref()).map(Vec::len).sum::<usize>();
-            requests.push(decided);
+            bytes += request.decision.size();
+            requests.push(request);
             if requests.len() >= MAX_COMMANDS || bytes >= MAX_BATCH_BYTES || is_alone {
                 break;
             }
@@ -255,104 +152,29 @@ impl Committer {
     }
 
     /// Decides a request. Answers it and returns `None` if it is rejected or changes nothing.
-    fn decide(
-        &self,
-        queued: QueuedRequest,
-        stored: &StoredKeys,
-        slot: &mut Option<CommitSlot>,
-        now: ClockReading,
-    ) -> Option<InFlightRequest> {
-        let QueuedRequest { request, done, since } = queued;
-        let mut decided = RequestDecision { commands: Vec::new(), compares: Vec::new(), changes: Vec::new() };
-        let result = match &request {
-            WriteRequest::One(command, caller, _) => {
-                self.decide_commands(slice::from_ref(command), caller, &mut decided, stored, slot, now)
-            }
-            WriteRequest::Together(commands, caller, _) => {
-                let part = &commands[..commands.len().min(MAX_TOGETHER)];
-                self.decide_commands(part, caller, &mut decided, stored, slot, now)
-            }
-            WriteRequest::Policy(command, caller, _) => {
-                match self.registry.order().decide_policy((**command).clone()) {
-                    Ok(PolicyDecision::NoOp(unchanged)) => {
-                        if let WriteRequest::Policy(_, _, sender) = request {
-                            self.answered();
-                            drop(sender.send(Ok(unchanged)));
-                        }
-                        return None;
-                    }
-                    Ok(PolicyDecision::Apply(proposed)) => {
-                        let change = proposed.at(THIS_REVISION, now.wall, Arc::clone(caller));
-                        decided.add_policy(&change, caller, stored, slot, &self.keys);
-                        Ok(())
-                    }
-                    Err(error) => Err(error.into()),
-                }
+    fn decide(&self, queued: QueuedRequest, decider: &mut Decider<'_>) -> Option<InFlightRequest> {
+        let decision = match decider.decide(&queued.request) {
+            Ok(decision) if decision.changes.is_empty() => decision,
+            Ok(decision) => return Some(InFlightRequest { queued, decision }),
+            Err(error) => {
+                self.reject(queued.request, error);
+                return None;
             }
         };
-        if let Err(error) = result {
-            self.reject(request, error);
+        if let (WriteRequest::Policy(..), Some(unchanged)) = (&queued.request, decision.unchanged_policy) {
+            self.answer_policy(queued.request, Ok(unchanged));
             return None;
         }
-        let RequestDecision { commands, compares, changes } = decided;
-        let queued = QueuedRequest { request, done, since };
-        if changes.is_empty() {
-            let outcomes = commands.into_iter().map(|command| self.unchanged(command)).collect();
-            return self.finish_part(queued, outcomes).and_then(|rest| self.decide(rest, stored, slot, now));
-        }
-        Some(InFlightRequest { queued, commands, compares, changes })
+        let outcomes = decision.commands.into_iter().map(|command| self.unchanged(command)).collect();
+        self.finish_part(queued, outcomes).and_then(|rest| self.decide(rest, decider))
     }
 
-    fn unchanged(&self, command: CommandKey) -> CommandOutcome {
+    fn unchanged(&self, command: CommandEffect) -> CommandOutcome {
         let entry = match command {
-            CommandKey::NoOp(entry) => entry,
-            CommandKey::Changes(_) => None,
+            CommandEffect::NoOp(entry) => entry,
+            CommandEffect::Changes(_) => None,
         };
         CommandOutcome { entry, revision: self.registry.applied(), changed: false }
-    }
-
-    fn decide_commands(
-        &self,
-        commands: &[Command],
-        caller: &Arc<Caller>,
-        decided: &mut RequestDecision,
-        stored: &StoredKeys,
-        slot: &mut Option<CommitSlot>,
-        now: ClockReading,
-    ) -> Result<(), EngineError> {
-        for command in commands {
-            let claims =
-                matches!(command, Command::Register(_) | Command::RegisterWithoutLease(_) | Command::Claim { .. });
-            let (service, id) = command.target();
-            let key = RegistryKey::Instance(service.clone(), id.clone());
-            let (decision, present) = self.registry.order().decide(command.clone(), now)?;
-            // A registration that changes nothing proves that its program reaches this replica.
-            let is_held = present.as_ref().is_none_or(|present| self.registry.holds(present));
-            let proposed = match (decision, &present) {
-                (Decision::Apply(proposed), _) if may_apply(command, present.as_deref()) => proposed,
-                (Decision::NoOp, Some(present)) if claims && !is_held => ProposedChange::Put {
-                    instance: present.instance.clone(),
-                    lease: present.lease.clone(),
-                    is_new: false,
-                    terms: None,
-                    end_reason: EndReason::Superseded,
-                },
-                (Decision::NoOp | Decision::Apply(_), _) => {
-                    decided.commands.push(CommandKey::NoOp(present));
-                    continue;
-                }
-            };
-            let guard = stored.guard(&key, present.as_deref());
-            let Some(this) = slot.take() else { return Err(self.overloaded()) };
-            *slot = this.next();
-            let change = proposed.at(THIS_REVISION, present.as_ref());
-            let holder = match &present {
-                Some(present) if !claims => stored.holder(present),
-                Some(_) | None => SessionHolder { epoch: self.session.epoch, replica: self.replica.clone() },
-            };
-            decided.add(change, (key, guard), &holder, this, caller, stored);
-        }
-        Ok(())
     }
 
     /// Completes the requests of the batch whose note this is. Those whose guards failed are decided again.
@@ -374,7 +196,7 @@ impl Committer {
             }
             // After a snapshot it shows when the request is decided again: a change that was made is then the present state.
             let is_done = !applied.is_snapshot
-                && request.changes.first().is_some_and(|change| applied.changed.contains_key(&change.key));
+                && request.decision.changes.first().is_some_and(|change| applied.changed.contains_key(&change.key));
             if !is_done {
                 self.metrics.conflicts.inc();
                 self.queue.push_front(request.queued);
@@ -386,23 +208,19 @@ impl Committer {
 
     /// Answers a request whose changes are applied. Returns what is left of it.
     fn complete(&self, request: InFlightRequest, applied: &AppliedBatch) -> Option<QueuedRequest> {
-        let InFlightRequest { queued, commands, .. } = request;
-        if let WriteRequest::Policy(_, _, sender) = queued.request {
-            self.answered();
-            match applied.policy.clone() {
-                Some(outcome) => drop(sender.send(Ok(outcome))),
-                None => drop(sender.send(Err(unconfirmed()))),
-            }
+        let InFlightRequest { queued, decision } = request;
+        if matches!(queued.request, WriteRequest::Policy(..)) {
+            self.answer_policy(queued.request, applied.policy.clone().ok_or_else(unconfirmed));
             return None;
         }
-        let outcome = |command: CommandKey| match command {
-            CommandKey::NoOp(_) => self.unchanged(command),
-            CommandKey::Changes(key) => match applied.changed.get(&key) {
+        let outcome = |command: CommandEffect| match command {
+            CommandEffect::NoOp(_) => self.unchanged(command),
+            CommandEffect::Changes(key) => match applied.changed.get(&key) {
                 Some((entry, revision)) => CommandOutcome { entry: entry.clone(), revision: *revision, changed: true },
                 None => CommandOutcome { entry: None, revision: self.registry.applied(), changed: true },
             },
         };
-        let outcomes = commands.into_iter().map(outcome).collect();
+        let outcomes = decision.commands.into_iter().map(outcome).collect();
         self.finish_part(queued, outcomes)
     }
 
@@ -432,10 +250,17 @@ impl Committer {
         }
     }
 
+    fn answer_policy(&self, request: WriteRequest, outcome: Result<PolicyOutcome, EngineError>) {
+        if let WriteRequest::Policy(_, _, sender) = request {
+            self.answered();
+            drop(sender.send(outcome));
+        }
+    }
+
     /// Answers the callers that have waited for too long, and drops their requests.
     pub fn expire_callers(&mut self, now: Duration) {
         let is_late =
-            |queued: &QueuedRequest| !is_internal(&queued.request) && now.saturating_sub(queued.since) > WRITE_TIMEOUT;
+            |queued: &QueuedRequest| !queued.request.is_internal() && now.saturating_sub(queued.since) > WRITE_TIMEOUT;
         if self.queue.front().is_none_or(|first| now.saturating_sub(first.since) <= WRITE_TIMEOUT)
             && self.lanes.iter().all(|lane| lane.in_flight.is_none())
         {
@@ -468,7 +293,7 @@ impl Committer {
                 self.in_flight.remove(&target);
             }
             let waited = now.saturating_sub(request.queued.since);
-            if is_internal(&request.queued.request) {
+            if request.queued.request.is_internal() {
                 self.queue.push_front(request.queued);
             } else if waited > WRITE_TIMEOUT / 2 {
                 let error = unconfirmed();
@@ -528,32 +353,6 @@ impl Committer {
     fn answered(&self) {
         self.status.waiting.fetch_sub(1, Ordering::Relaxed);
     }
-
-    fn overloaded(&self) -> EngineError {
-        let waiting = self.status.waiting.load(Ordering::Relaxed);
-        EngineError::Overloaded { waiting, retry: RETRY_DELAY }
-    }
-}
-
-/// Returns whether this replica may carry out a decision. Only a lease that expires here may be removed or marked as suspect.
-fn may_apply(command: &Command, present: Option<&Entry>) -> bool {
-    let lease = present.and_then(|present| present.lease.as_ref());
-    match command {
-        Command::Expire(_) | Command::Suspect(_) | Command::Recover(_) => {
-            lease.is_some_and(|lease| lease.expires_here())
-        }
-        Command::Register(_)
-        | Command::RegisterWithoutLease(_)
-        | Command::Deregister { .. }
-        | Command::Update { .. }
-        | Command::Claim { .. }
-        | Command::SetCheckStatus { .. }
-        | Command::AnnounceReport { .. }
-        | Command::AddCheck { .. }
-        | Command::RemoveCheck { .. }
-        | Command::Reap { .. }
-        | Command::RefreshNodeStatus { .. } => true,
-    }
 }
 
 fn unavailable() -> EngineError {
@@ -562,83 +361,4 @@ fn unavailable() -> EngineError {
 
 fn unconfirmed() -> EngineError {
     EngineError::Unconfirmed { reason: "etcd did not confirm the write within 2 s".to_owned() }
-}
-
-/// Returns whether the registry itself sent a request, so that no caller would repeat it.
-pub fn is_internal(request: &WriteRequest) -> bool {
-    let WriteRequest::One(command, ..) = request else { return false };
-    matches!(
-        command,
-        Command::Expire(_)
-            | Command::Suspect(_)
-            | Command::Recover(_)
-            | Command::RefreshNodeStatus { .. }
-            | Command::Claim { .. }
-    )
-}
-
-/// Changes that a request makes.
-#[derive(Debug)]
-struct RequestDecision {
-    commands: Vec<CommandKey>,
-    compares: Vec<EtcdCompare>,
-    changes: Vec<KeyChange>,
-}
-
-impl RequestDecision {
-    fn add(
-        &mut self,
-        change: StampedChange,
-        (key, guard): (RegistryKey, u64),
-        holder: &SessionHolder,
-        slot: CommitSlot,
-        caller: &Arc<Caller>,
-        stored: &StoredKeys,
-    ) {
-        let caller = Some(Arc::clone(caller));
-        let note = |removal, lease_end| NotedCommand { slot, key: key.clone(), removal, lease_end, caller };
-        let (value, note) = match change {
-            StampedChange::Put { instance, lease, terms, end_reason, .. } => {
-                let lease = lease.as_deref().map(|lease| StoredLease::of(lease).with_terms(terms));
-                let value = InstanceValue::encode(&instance, lease, holder, slot, &stored.unknown_fields(&key));
-                (Some(value), note(None, Some(end_reason)))
-            }
-            StampedChange::Remove { reason, end_reason } => (None, note(Some(reason), Some(end_reason))),
-        };
-        self.commands.push(CommandKey::Changes(key.clone()));
-        self.changes.push(KeyChange { key, guard, value, note });
-    }
-
-    fn add_policy(
-        &mut self,
-        change: &PolicyChange,
-        caller: &Arc<Caller>,
-        stored: &StoredKeys,
-        slot: &mut Option<CommitSlot>,
-        keys: &KeySpace,
-    ) {
-        let forgotten = if change.forgotten.is_empty() { stored.forgotten_policies() } else { Some(THIS_REVISION) };
-        let removed = change.forgotten.iter().map(|scope| (scope, None));
-        for (scope, revisions) in [(&change.scope, Some(&change.revisions))].into_iter().chain(removed) {
-            let Some(this) = slot.take() else { return };
-            *slot = this.next();
-            let key = RegistryKey::Policy(scope.clone());
-            let value = revisions
-                .map(|revisions| PolicyValue::encode(revisions, forgotten, this, &stored.unknown_fields(&key)));
-            let note = NotedCommand {
-                slot: this,
-                key: key.clone(),
-                removal: None,
-                lease_end: None,
-                caller: Some(Arc::clone(caller)),
-            };
-            let guard = stored.guard(&key, None);
-            self.changes.push(KeyChange { key, guard, value, note });
-        }
-        // A policy is decided against the defaults.
-        let defaults = RegistryKey::Policy(PolicyScope::Defaults);
-        if self.changes.iter().all(|change| change.key != defaults) {
-            self.compares.push(EtcdCompare::mod_revision(keys.encode(&defaults), stored.guard(&defaults, None)));
-        }
-    }
 }

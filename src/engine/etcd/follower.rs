@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::{
-    sync::mpsc,
-    time::{sleep, timeout},
-};
+use tokio::{sync::mpsc, time::sleep};
 
 use super::{keys::KeySpace, snapshot::KeySnapshot};
 use crate::etcd::{EtcdClient, EtcdError, EtcdErrorKind, EtcdRevisionBatch, EtcdWatchEvent};
@@ -86,32 +83,5 @@ async fn follow_once(
         if replica.send(message).await.is_err() {
             return Ok(());
         }
-    }
-}
-
-/// Repeats an operation until it succeeds, or fails with an error that no other member would answer differently, or the time is over.
-pub async fn until_answered<T, F: Future<Output = Result<T, EtcdError>>>(
-    limit: Duration,
-    mut operation: impl FnMut() -> F,
-) -> Result<T, EtcdError> {
-    let mut last = None;
-    let answered = timeout(limit, async {
-        loop {
-            match operation().await {
-                Err(error) if error.concerns_member() => {
-                    if last.is_none() {
-                        tracing::warn!(%error, "waiting for etcd");
-                    }
-                    last = Some(error);
-                    sleep(RETRY_DELAY).await;
-                }
-                done => return done,
-            }
-        }
-    });
-    match (answered.await, last) {
-        (Ok(done), _) => done,
-        (Err(_), Some(error)) => Err(error),
-        (Err(_), None) => operation().await,
     }
 }

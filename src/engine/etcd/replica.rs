@@ -1,11 +1,6 @@
 //! Replica: the task that owns everything the engine has, and waits for requests, for the watch, for etcd's replies and for time.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc::{self, UnboundedReceiver},
@@ -16,46 +11,33 @@ use tokio_stream::{StreamExt, StreamMap};
 
 use super::{
     EtcdDependencies, EtcdEngineError, EtcdSettings,
-    applier::{AppliedBatch, Applier, each_entry},
+    applier::{AppliedBatch, Applier},
     committer::Committer,
-    follower::{Followed, MAX_FOLLOWED, follow, until_answered},
-    keys::{KeySpace, RegistryKey},
-    own_session::{OwnSession, RENEWAL_INTERVAL, SESSION_TTL},
+    follower::{Followed, MAX_FOLLOWED, follow},
+    keys::KeySpace,
+    loading::{read_earlier, read_meta, until_answered},
+    own_session::{OwnSession, RENEWAL_INTERVAL},
     position::CommitPosition,
     registry_meta::RegistryMeta,
-    session_table::RANK_DELAY,
-    snapshot::KeySnapshot,
     status::ReplicaStatus,
     stored_keys::StoredKeys,
+    takeovers::Takeovers,
 };
 use crate::{
     clock::Clock,
     engine::write_request::WriteRequest,
-    etcd::{
-        EtcdClient, EtcdCompare, EtcdError, EtcdErrorKind, EtcdOperation, EtcdRange, EtcdResponse, EtcdTransaction,
-        EtcdTransactionResult,
-    },
+    etcd::{EtcdClient, EtcdError, EtcdResponse, EtcdTransaction, EtcdTransactionResult},
     metrics::EtcdMetrics,
-    model::{Incarnation, InstanceId, LeaseId, ServiceName},
-    registry::{ClockReading, Entry, Registry, SessionEpoch},
+    model::{InstanceId, LeaseId, ServiceName},
+    registry::{ClockReading, Registry, SessionEpoch},
 };
 
 /// Time in which etcd has to answer at the start of a replica.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// Number of revisions of etcd that a starting replica replays.
-const REPLAYED_REVISIONS: u64 = 4_096;
 /// Interval at which time-outs and orphans are looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// Interval at which instances without a lease whose holder is gone are looked for.
-const ADOPTION_INTERVAL: Duration = Duration::from_secs(1);
-/// Minimum time that an orphan keeps after the session of its holder has ended.
-const MIN_ORPHAN_TIME: Duration = Duration::from_secs(15);
 /// Time after which a batch whose reply was lost is sent again.
 const RESEND_DELAY: Duration = Duration::from_millis(100);
-/// Minimum time between two claims of an instance whose holder is gone.
-const MIN_CLAIM_INTERVAL: Duration = Duration::from_secs(1);
-/// Time for which a claim is remembered.
-const CLAIM_MEMORY: Duration = Duration::from_mins(1);
 /// Time that a closing replica has for the batches in flight.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -94,9 +76,7 @@ pub struct EtcdReplica {
     last_error: Option<EtcdError>,
     followed: mpsc::Receiver<Followed>,
     following: JoinHandle<()>,
-    /// Time of the last claim of each instance.
-    claims: HashMap<(ServiceName, InstanceId), Duration>,
-    next_adoption: Duration,
+    takeovers: Takeovers,
     is_session_lost: bool,
 }
 
@@ -137,6 +117,7 @@ impl EtcdReplica {
         let replica = settings.session.replica.clone();
         let committer =
             Committer::new(Arc::clone(&registry), keys.clone(), Arc::clone(&status), metrics.clone(), replica, session);
+        let takeovers = Takeovers::new(Arc::clone(&registry), metrics.clone());
         let endpoint = client.current_endpoint().to_owned();
         let mut replica = Self {
             client,
@@ -153,12 +134,12 @@ impl EtcdReplica {
             last_error: None,
             followed,
             following,
-            claims: HashMap::new(),
-            next_adoption: Duration::ZERO,
+            takeovers,
             is_session_lost: false,
         };
         replica.catch_up().await?;
-        replica.orphan_all_of_ended_sessions(replica.clock.now());
+        let (own, now) = (replica.committer.session().epoch, replica.clock.now());
+        replica.takeovers.sessions_ended_unseen(own, &replica.stored, now);
         Ok(replica)
     }
 
@@ -246,25 +227,10 @@ impl EtcdReplica {
         let now = self.clock.since_start();
         match message {
             ReplicaMessage::Write(request) => self.committer.push(request, now),
-            ReplicaMessage::Claim(service, id, lease) => self.claim(service, id, lease, now),
+            ReplicaMessage::Claim(service, id, lease) => {
+                self.takeovers.claim((service, id), lease, &self.stored, &mut self.committer, now);
+            }
         }
-    }
-
-    /// Claims an instance, unless it was claimed a short time ago. A live holder loses it at most once in a TTL.
-    fn claim(&mut self, service: ServiceName, id: InstanceId, lease: Option<LeaseId>, now: Duration) {
-        let Some(entry) = self.registry.get(&service, id.as_str()) else { return };
-        if self.registry.holds(&entry) {
-            return;
-        }
-        let ttl = entry.lease.as_ref().map_or(SESSION_TTL, |lease| lease.terms().ttl());
-        let interval = if self.stored.sessions.is_live(entry.holder) { ttl } else { MIN_CLAIM_INTERVAL };
-        let key = (service, id);
-        if self.claims.get(&key).is_some_and(|last| now.saturating_sub(*last) < interval) {
-            return;
-        }
-        self.metrics.takeovers.inc();
-        self.claims.insert(key.clone(), now);
-        self.committer.push_claim(key.0, key.1, lease, now);
     }
 
     fn take_followed(&mut self, followed: Followed) -> Result<(), String> {
@@ -307,8 +273,11 @@ impl EtcdReplica {
             if *epoch == self.committer.session().epoch {
                 self.lose_session("etcd has deleted it");
             } else {
-                self.orphan(*epoch, now);
+                self.takeovers.session_ended(*epoch, self.committer.session().epoch, &self.stored, now);
             }
+        }
+        if applied.is_snapshot {
+            self.takeovers.sessions_ended_unseen(self.committer.session().epoch, &self.stored, now);
         }
         Ok(())
     }
@@ -424,80 +393,7 @@ impl EtcdReplica {
         self.registry.order().set_session(session.epoch);
         self.committer.set_session(session);
         let now = self.clock.since_start();
-        for entry in self.held_by(earlier) {
-            self.push_claim(&entry, now);
-        }
-    }
-
-    /// Returns the entries that a session holds, nodes included.
-    fn held_by(&self, epoch: SessionEpoch) -> Vec<Arc<Entry>> {
-        let mut held = Vec::new();
-        each_entry(&self.registry, |entry| {
-            if entry.holder == epoch {
-                held.push(Arc::clone(entry));
-            }
-        });
-        held
-    }
-
-    fn push_claim(&mut self, entry: &Entry, now: Duration) {
-        let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
-        self.metrics.takeovers.inc();
-        self.claims.insert((service.clone(), id.clone()), now);
-        self.committer.push_claim(service, id, entry.lease.as_ref().map(|lease| lease.id), now);
-    }
-
-    /// Makes the leases of a session that has ended expire here, after the time in which their programs can reach another replica.
-    fn orphan(&mut self, epoch: SessionEpoch, now: ClockReading) {
-        let orphans = self.held_by(epoch);
-        let own = self.committer.session().epoch;
-        let mut guard = self.registry.order();
-        for entry in &orphans {
-            if let Some(lease) = &entry.lease {
-                let rank = self.stored.sessions.rank(own, &key_of(entry));
-                let delay = MIN_ORPHAN_TIME.saturating_sub(lease.terms().ttl()) + RANK_DELAY * rank;
-                guard.expire_here(entry, delay, now);
-            }
-        }
-        drop(guard);
-        tracing::info!(epoch = epoch.0, instances = orphans.len(), "instances have lost their holder");
-        if orphans.is_empty() {
-            self.stored.sessions.forget(epoch);
-        }
-    }
-
-    /// Looks for instances that belong to sessions which ended before this replica started.
-    fn orphan_all_of_ended_sessions(&mut self, now: ClockReading) {
-        let mut ended = BTreeSet::new();
-        let sessions = &self.stored.sessions;
-        each_entry(&self.registry, |entry| {
-            if !sessions.is_live(entry.holder) && !self.registry.holds(entry) {
-                ended.insert(entry.holder);
-            }
-        });
-        for epoch in ended {
-            self.stored.sessions.note_ended(epoch, self.clock.since_start());
-            self.orphan(epoch, now);
-        }
-    }
-
-    /// Claims the instances without a lease whose holder is gone, in the order of the ranks.
-    fn adopt(&mut self, now: Duration) {
-        let own = self.committer.session().epoch;
-        for (epoch, at) in self.stored.sessions.ended().collect::<Vec<_>>() {
-            let orphans = self.held_by(epoch);
-            if orphans.is_empty() {
-                self.stored.sessions.forget(epoch);
-            }
-            for entry in orphans.iter().filter(|entry| entry.lease.is_none()) {
-                let rank = self.stored.sessions.rank(own, &key_of(entry));
-                let key = (entry.instance.service.clone(), entry.instance.id.clone());
-                let claimed = self.claims.get(&key).is_some_and(|last| now.saturating_sub(*last) < SESSION_TTL);
-                if !claimed && now >= at + RANK_DELAY * rank {
-                    self.push_claim(entry, now);
-                }
-            }
-        }
+        self.takeovers.claim_all_of(earlier, &mut self.committer, now);
     }
 
     fn tick(&mut self) {
@@ -510,10 +406,8 @@ impl EtcdReplica {
             self.client.current_endpoint().clone_into(&mut self.endpoint);
             self.metrics.failovers.inc();
         }
-        if now >= self.next_adoption && !self.is_session_lost {
-            self.next_adoption = now + ADOPTION_INTERVAL;
-            self.adopt(now);
-            self.claims.retain(|_, last| now.saturating_sub(*last) < CLAIM_MEMORY);
+        if !self.is_session_lost {
+            self.takeovers.adopt(&self.stored, &mut self.committer, now);
         }
     }
 
@@ -544,10 +438,6 @@ impl EtcdReplica {
     }
 }
 
-fn key_of(entry: &Entry) -> RegistryKey {
-    RegistryKey::Instance(entry.instance.service.clone(), entry.instance.id.clone())
-}
-
 fn ticking(period: Duration) -> Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -564,33 +454,4 @@ async fn wait_for<T>(reply: &mut Option<Reply<T>>) -> T {
 
 fn is_session_missing(result: &EtcdTransactionResult) -> bool {
     matches!(result.responses.first(), Some(EtcdResponse::Range(found)) if found.entries.is_empty())
-}
-
-/// Reads all keys at a revision before the beginning of the session, so that the watch fills the event logs and readers can resume. Reads
-/// the newest revision if etcd no longer has the earlier one.
-async fn read_earlier(client: &EtcdClient, keys: &KeySpace, session: SessionEpoch) -> Result<KeySnapshot, EtcdError> {
-    let earlier = session.0.saturating_sub(REPLAYED_REVISIONS).max(1);
-    match KeySnapshot::read(client, keys, Some(earlier)).await {
-        Err(error) if matches!(error.kind(), EtcdErrorKind::Compacted { .. }) => {
-            KeySnapshot::read(client, keys, None).await
-        }
-        read => read,
-    }
-}
-
-/// Reads the meta value, and writes it if this is the first replica.
-async fn read_meta(client: &EtcdClient, keys: &KeySpace, incarnation: Incarnation) -> Result<Vec<u8>, EtcdError> {
-    let key = keys.encode(&RegistryKey::Meta);
-    let value = RegistryMeta { incarnation }.encode();
-    let transaction = EtcdTransaction {
-        compares: vec![EtcdCompare::absent(key.clone())],
-        success: vec![EtcdOperation::put(key.clone(), value.clone())],
-        failure: vec![EtcdOperation::Range(EtcdRange::key(key))],
-    };
-    let result = client.transact(&transaction).await?;
-    let found = result.responses.into_iter().find_map(|response| match response {
-        EtcdResponse::Range(found) => found.entries.into_iter().next().map(|entry| entry.value),
-        EtcdResponse::Put | EtcdResponse::Delete { .. } | EtcdResponse::Nested(_) => None,
-    });
-    Ok(found.unwrap_or(value))
 }

@@ -17,13 +17,11 @@ use crate::registry::SessionEpoch;
 /// Time that each further replica leaves the ones before it to take over an instance.
 pub const RANK_DELAY: Duration = Duration::from_secs(5);
 
-/// Live sessions, and the ones that ended while something is still held by them.
+/// Live sessions.
 #[derive(Debug, Default)]
 pub struct SessionTable {
     live: BTreeMap<SessionEpoch, ReplicaSession>,
     ids: HashMap<SessionId, SessionEpoch>,
-    /// Sessions that ended, with the time at which this replica observed it.
-    ended: BTreeMap<SessionEpoch, Duration>,
 }
 
 impl SessionTable {
@@ -34,21 +32,10 @@ impl SessionTable {
     }
 
     /// Ends a session, and returns its epoch, if it was live.
-    pub fn end(&mut self, id: SessionId, now: Duration) -> Option<(SessionEpoch, ReplicaSession)> {
+    pub fn end(&mut self, id: SessionId) -> Option<(SessionEpoch, ReplicaSession)> {
         let epoch = self.ids.remove(&id)?;
         let session = self.live.remove(&epoch)?;
-        self.ended.insert(epoch, now);
         Some((epoch, session))
-    }
-
-    /// Records that something is held by a session that is not live.
-    pub fn note_ended(&mut self, epoch: SessionEpoch, now: Duration) {
-        self.ended.entry(epoch).or_insert(now);
-    }
-
-    /// Forgets an ended session that holds nothing any more.
-    pub fn forget(&mut self, epoch: SessionEpoch) {
-        self.ended.remove(&epoch);
     }
 
     /// Ids of the live sessions.
@@ -64,11 +51,6 @@ impl SessionTable {
     /// Live session with this epoch.
     pub fn get(&self, epoch: SessionEpoch) -> Option<&ReplicaSession> {
         self.live.get(&epoch)
-    }
-
-    /// Sessions that ended and may still hold something, with the time of the end.
-    pub fn ended(&self) -> impl Iterator<Item = (SessionEpoch, Duration)> {
-        self.ended.iter().map(|(epoch, at)| (*epoch, *at))
     }
 
     /// Returns the number of live sessions that come before `own` in taking over what belongs to this key.
@@ -136,7 +118,7 @@ mod tests {
     #[test]
     fn end_of_a_session_changes_the_first_place_of_its_keys_only() {
         let (before, mut after) = (table(1..=3), table(1..=3));
-        after.end(SessionId(3), Duration::ZERO).unwrap();
+        after.end(SessionId(3)).unwrap();
         for number in 0..300 {
             for epoch in [SessionEpoch(1), SessionEpoch(2)] {
                 if before.rank(epoch, &key(number)) == 0 {
@@ -147,13 +129,10 @@ mod tests {
     }
 
     #[test]
-    fn ended_session_is_remembered_until_it_is_forgotten() {
+    fn session_ends_once() {
         let mut table = table(1..=2);
-        assert_eq!(table.end(SessionId(1), Duration::from_secs(7)).unwrap().0, SessionEpoch(1));
-        assert!(table.end(SessionId(1), Duration::from_secs(8)).is_none());
+        assert_eq!(table.end(SessionId(1)).unwrap().0, SessionEpoch(1));
+        assert!(table.end(SessionId(1)).is_none());
         assert!(!table.is_live(SessionEpoch(1)) && table.is_live(SessionEpoch(2)));
-        assert_eq!(table.ended().collect::<Vec<_>>(), [(SessionEpoch(1), Duration::from_secs(7))]);
-        table.forget(SessionEpoch(1));
-        assert_eq!(table.ended().count(), 0);
     }
 }

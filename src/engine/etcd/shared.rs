@@ -19,7 +19,6 @@ use tokio::{
 
 use super::{
     EtcdDependencies, EtcdEngineError, EtcdSettings,
-    committer::is_internal,
     replica::{EtcdReplica, ReplicaMessage},
     status::ReplicaStatus,
 };
@@ -96,7 +95,7 @@ impl Etcd {
 
     fn send(&self, request: WriteRequest) {
         let waiting = self.status.waiting.load(Ordering::Relaxed);
-        if waiting >= MAX_WAITING && !is_internal(&request) {
+        if waiting >= MAX_WAITING && !request.is_internal() {
             return request.reject(EngineError::Overloaded { waiting, retry: RETRY_DELAY });
         }
         let messages = self.messages.lock();
@@ -118,8 +117,8 @@ impl Engine for Etcd {
 
     /// The command is decided at the time at which the replica processes it.
     fn submit(&self, command: Command, caller: &Arc<Caller>, _: ClockReading) -> PendingCommand {
-        let (sender, pending) = PendingCommand::waiting();
-        self.send(WriteRequest::One(command, Arc::clone(caller), sender));
+        let (request, pending) = WriteRequest::one(command, caller);
+        self.send(request);
         pending
     }
 
@@ -129,8 +128,8 @@ impl Engine for Etcd {
         caller: &Arc<Caller>,
         _: ClockReading,
     ) -> PendingCommand<Vec<CommandOutcome>> {
-        let (sender, pending) = PendingCommand::waiting();
-        self.send(WriteRequest::Together(commands, Arc::clone(caller), sender));
+        let (request, pending) = WriteRequest::together(commands, caller);
+        self.send(request);
         pending
     }
 
@@ -140,8 +139,8 @@ impl Engine for Etcd {
         caller: &Arc<Caller>,
         _: ClockReading,
     ) -> PendingCommand<PolicyOutcome> {
-        let (sender, pending) = PendingCommand::waiting();
-        self.send(WriteRequest::Policy(Box::new(command), Arc::clone(caller), sender));
+        let (request, pending) = WriteRequest::policy(command, caller);
+        self.send(request);
         pending
     }
 

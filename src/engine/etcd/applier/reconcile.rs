@@ -1,0 +1,127 @@
+//! Application of all keys at once: at the start of a replica, and as a difference.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::{AppliedBatch, Applier, ChangedInstance, applied_note, begin_session, read_instance, read_policy};
+use crate::{
+    engine::etcd::{
+        batch_note::BatchNote, keys::RegistryKey, position::CommitPosition, snapshot::KeySnapshot,
+        stored_keys::StoredKeys,
+    },
+    etcd::EtcdEntry,
+    model::{InstanceId, ServiceName},
+    registry::{ClockReading, Entry},
+};
+
+impl Applier {
+    /// Restores the contents of etcd, before the first reader.
+    pub fn restore(&mut self, snapshot: KeySnapshot, stored: &mut StoredKeys, now: ClockReading) {
+        let decoded: Vec<_> = snapshot.entries.into_iter().filter_map(|entry| self.decode_entry(entry)).collect();
+        for (key, entry) in &decoded {
+            if let RegistryKey::Session(id) = key {
+                begin_session(*id, entry, stored);
+            }
+        }
+        let registry = Arc::clone(&self.registry);
+        let mut guard = registry.order();
+        let mut policies = Vec::new();
+        for (key, entry) in &decoded {
+            match key {
+                RegistryKey::Instance(service, id) => {
+                    let Some(value) = read_instance(service, id, key, entry, stored) else { continue };
+                    let lease = value.stored.restore_lease(now.lease);
+                    let (modified, holder) = (value.position.revision(), value.holder.epoch);
+                    guard.restore(Entry { instance: value.stored.instance, lease, modified, holder });
+                }
+                RegistryKey::Policy(scope) => policies.extend(read_policy(scope, key, entry, stored)),
+                RegistryKey::Meta
+                | RegistryKey::Session(_)
+                | RegistryKey::BatchNote(..)
+                | RegistryKey::Expirations(_) => {}
+            }
+        }
+        if let Some(forgotten) = stored.forgotten_policies() {
+            guard.restore_forgotten_policies(forgotten);
+        }
+        for policy in &policies {
+            guard.restore_policy(&policy.stored.scope, &policy.stored.revisions, policy.stored.unknown_until());
+        }
+    }
+
+    /// Changes the registry to the contents of a later snapshot, and emits the differences as events: removals first, then the rest in
+    /// the order of their revisions. Every event has a revision of its own, because etcd has used up at least one for each of them.
+    pub fn reconcile(&mut self, snapshot: KeySnapshot, stored: &mut StoredKeys, now: ClockReading) -> AppliedBatch {
+        let (etcd_revision, is_snapshot) = (snapshot.revision, true);
+        let mut applied = AppliedBatch { etcd_revision, is_snapshot, ..AppliedBatch::default() };
+        let mut decoded: Vec<_> = snapshot.entries.into_iter().filter_map(|entry| self.decode_entry(entry)).collect();
+        decoded.sort_by_key(|(_, entry)| entry.mod_revision);
+        let known: HashSet<_> = decoded.iter().map(|(key, _)| key.clone()).collect();
+        reconcile_sessions(&decoded, stored, &mut applied);
+        let registry = Arc::clone(&self.registry);
+        let gone = self.instances_outside(&known);
+        let mut guard = registry.order();
+        for (service, id) in gone {
+            let key = RegistryKey::Instance(service.clone(), id.clone());
+            stored.remove(&key);
+            let change = ChangedInstance { service: &service, id: &id, key: &key, note: None };
+            self.remove_instance(&mut guard, change, (&mut applied, now));
+        }
+        for (key, entry) in &decoded {
+            match key {
+                RegistryKey::Instance(service, id) => {
+                    let change = ChangedInstance { service, id, key, note: None };
+                    self.put_instance(&mut guard, change, entry, stored, (&mut applied, now));
+                }
+                RegistryKey::Policy(scope) => {
+                    let is_known = registry
+                        .policies()
+                        .newest(scope)
+                        .is_some_and(|newest| CommitPosition::etcd_revision_of(newest.revision) == entry.mod_revision);
+                    if !is_known {
+                        self.put_policy(&mut guard, (scope, key), entry, Vec::new(), stored, &mut applied);
+                    }
+                }
+                RegistryKey::BatchNote(session, lane) => {
+                    if let Ok(note) = BatchNote::decode(&entry.value) {
+                        applied.notes.push(applied_note(*session, *lane, &note, entry));
+                    }
+                }
+                RegistryKey::Meta => applied.other_registry |= !self.is_same_registry(Some(entry)),
+                RegistryKey::Session(_) | RegistryKey::Expirations(_) => {}
+            }
+        }
+        applied.other_registry |= !known.contains(&RegistryKey::Meta);
+        guard.advance(CommitPosition::complete(snapshot.revision));
+        drop(guard);
+        self.notify();
+        applied
+    }
+
+    /// Returns the instances of the registry that are not among these keys.
+    fn instances_outside(&self, keys: &HashSet<RegistryKey>) -> Vec<(ServiceName, InstanceId)> {
+        let mut found = Vec::new();
+        self.registry.for_each_entry(|entry| {
+            let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
+            if !keys.contains(&RegistryKey::Instance(service.clone(), id.clone())) {
+                found.push((service, id));
+            }
+        });
+        found
+    }
+}
+
+/// Ends the sessions that are no longer in etcd, and adds the new ones.
+fn reconcile_sessions(decoded: &[(RegistryKey, EtcdEntry)], stored: &mut StoredKeys, applied: &mut AppliedBatch) {
+    let mut live = HashSet::new();
+    for (key, entry) in decoded {
+        if let RegistryKey::Session(id) = key {
+            live.insert(*id);
+            begin_session(*id, entry, stored);
+        }
+    }
+    for id in stored.sessions.live_ids() {
+        if !live.contains(&id) {
+            applied.ended_sessions.extend(stored.sessions.end(id).map(|(epoch, _)| epoch));
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Batch: changes of several requests, in one transaction of etcd.
+//!
+//! It compares that the session of this replica exists and that the note of its lane is the one that the watch has shown last, so that
+//! a batch whose reply was lost is not applied twice. Each request has a nested transaction with comparisons of its own: if another
+//! replica has changed one of its keys, only that request is decided again.
+
+use std::time::Duration;
+
+use super::{
+    batch_note::BatchNote,
+    decision::{KeyChange, RequestDecision},
+    keys::{KeySpace, RegistryKey},
+    own_session::OwnSession,
+};
+use crate::{
+    engine::write_request::WriteRequest,
+    etcd::{EtcdCompare, EtcdOperation, EtcdRange, EtcdTransaction},
+    registry::CommandOutcome,
+};
+
+/// Request in the queue.
+#[derive(Debug)]
+pub struct QueuedRequest {
+    /// Request.
+    pub request: WriteRequest,
+    /// Outcomes of the commands that belong together and are done.
+    pub done: Vec<CommandOutcome>,
+    /// Time at which it arrived, since the start of the process.
+    pub since: Duration,
+}
+
+/// Request of a batch, and the decision about it.
+#[derive(Debug)]
+pub struct InFlightRequest {
+    /// Request.
+    pub queued: QueuedRequest,
+    /// Decision.
+    pub decision: RequestDecision,
+}
+
+/// Batch that was sent.
+#[derive(Debug)]
+pub struct Batch {
+    /// Number of the batch in its lane.
+    pub sequence: u64,
+    /// Time of the first attempt to send it, since the start of the process.
+    pub since: Duration,
+    /// Requests.
+    pub requests: Vec<InFlightRequest>,
+}
+
+/// One of the sequences of batches of a session.
+#[derive(Debug, Default)]
+pub struct Lane {
+    /// Sequence number of the last batch.
+    pub sequence: u64,
+    /// Revision of etcd of the note that the watch showed last.
+    pub note_revision: u64,
+    /// Batch that was sent last, until its outcome is known.
+    pub in_flight: Option<Batch>,
+}
+
+impl Lane {
+    /// Returns the transaction of the batch in flight. `number`: number of the lane.
+    pub fn transaction(&self, number: usize, keys: &KeySpace, session: &OwnSession) -> Option<EtcdTransaction> {
+        let batch = self.in_flight.as_ref()?;
+        let number = u8::try_from(number).unwrap_or(u8::MAX);
+        let note_key = keys.encode(&RegistryKey::BatchNote(session.id, number));
+        let changes = batch.requests.iter().flat_map(|request| &request.decision.changes);
+        let note =
+            BatchNote { sequence: batch.sequence, commands: changes.map(|change| change.note.clone()).collect() };
+        let put_note = EtcdOperation::put_with_lease(note_key.clone(), note.encode(), session.lease);
+        let nested = batch.requests.iter().map(|request| EtcdOperation::Nested(nested(&request.decision, keys)));
+        Some(EtcdTransaction {
+            compares: vec![
+                EtcdCompare::create_revision(session.key.clone(), session.epoch.0),
+                EtcdCompare::mod_revision(note_key, self.note_revision),
+            ],
+            success: [put_note].into_iter().chain(nested).collect(),
+            failure: vec![EtcdOperation::Range(EtcdRange::key(session.key.clone()))],
+        })
+    }
+}
+
+fn nested(decision: &RequestDecision, keys: &KeySpace) -> EtcdTransaction {
+    let guard = |change: &KeyChange| EtcdCompare::mod_revision(keys.encode(&change.key), change.guard);
+    let operation = |change: &KeyChange| match &change.value {
+        Some(value) => EtcdOperation::put(keys.encode(&change.key), value.clone()),
+        None => EtcdOperation::delete(keys.encode(&change.key)),
+    };
+    EtcdTransaction {
+        compares: decision.compares.iter().cloned().chain(decision.changes.iter().map(guard)).collect(),
+        success: decision.changes.iter().map(operation).collect(),
+        failure: vec![],
+    }
+}

@@ -1,0 +1,83 @@
+//! Reading of the registry at the start of a replica.
+
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::{
+    keys::{KeySpace, RegistryKey},
+    registry_meta::RegistryMeta,
+    snapshot::KeySnapshot,
+};
+use crate::{
+    etcd::{
+        EtcdClient, EtcdCompare, EtcdError, EtcdErrorKind, EtcdOperation, EtcdRange, EtcdResponse, EtcdTransaction,
+    },
+    model::Incarnation,
+    registry::SessionEpoch,
+};
+
+/// Number of revisions of etcd that a starting replica replays.
+const REPLAYED_REVISIONS: u64 = 4_096;
+/// Time between two attempts to reach etcd.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Reads all keys at a revision before the beginning of the session, so that the watch fills the event logs and readers can resume. Reads
+/// the newest revision if etcd no longer has the earlier one.
+pub async fn read_earlier(
+    client: &EtcdClient,
+    keys: &KeySpace,
+    session: SessionEpoch,
+) -> Result<KeySnapshot, EtcdError> {
+    let earlier = session.0.saturating_sub(REPLAYED_REVISIONS).max(1);
+    match KeySnapshot::read(client, keys, Some(earlier)).await {
+        Err(error) if matches!(error.kind(), EtcdErrorKind::Compacted { .. }) => {
+            KeySnapshot::read(client, keys, None).await
+        }
+        read => read,
+    }
+}
+
+/// Reads the meta value, and writes it if this is the first replica.
+pub async fn read_meta(client: &EtcdClient, keys: &KeySpace, incarnation: Incarnation) -> Result<Vec<u8>, EtcdError> {
+    let key = keys.encode(&RegistryKey::Meta);
+    let value = RegistryMeta { incarnation }.encode();
+    let transaction = EtcdTransaction {
+        compares: vec![EtcdCompare::absent(key.clone())],
+        success: vec![EtcdOperation::put(key.clone(), value.clone())],
+        failure: vec![EtcdOperation::Range(EtcdRange::key(key))],
+    };
+    let result = client.transact(&transaction).await?;
+    let found = result.responses.into_iter().find_map(|response| match response {
+        EtcdResponse::Range(found) => found.entries.into_iter().next().map(|entry| entry.value),
+        EtcdResponse::Put | EtcdResponse::Delete { .. } | EtcdResponse::Nested(_) => None,
+    });
+    Ok(found.unwrap_or(value))
+}
+
+/// Repeats an operation until it succeeds, or fails with an error that no other member would answer differently, or the time is over.
+pub async fn until_answered<T, F: Future<Output = Result<T, EtcdError>>>(
+    limit: Duration,
+    mut operation: impl FnMut() -> F,
+) -> Result<T, EtcdError> {
+    let mut last = None;
+    let answered = timeout(limit, async {
+        loop {
+            match operation().await {
+                Err(error) if error.concerns_member() => {
+                    if last.is_none() {
+                        tracing::warn!(%error, "waiting for etcd");
+                    }
+                    last = Some(error);
+                    sleep(RETRY_DELAY).await;
+                }
+                done => return done,
+            }
+        }
+    });
+    match (answered.await, last) {
+        (Ok(done), _) => done,
+        (Err(_), Some(error)) => Err(error),
+        (Err(_), None) => operation().await,
+    }
+}

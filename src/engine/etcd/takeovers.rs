@@ -1,0 +1,174 @@
+//! Take-over: instances that this replica begins to hold, because heartbeats arrive here or because their holder is gone.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    committer::Committer, keys::RegistryKey, own_session::SESSION_TTL, session_table::RANK_DELAY,
+    stored_keys::StoredKeys,
+};
+use crate::{
+    metrics::EtcdMetrics,
+    model::{InstanceId, LeaseId, ServiceName},
+    registry::{ClockReading, Entry, Registry, SessionEpoch},
+};
+
+/// Interval at which instances without a lease whose holder is gone are looked at.
+const ADOPTION_INTERVAL: Duration = Duration::from_secs(1);
+/// Minimum time that an orphan keeps after the session of its holder has ended.
+const MIN_ORPHAN_TIME: Duration = Duration::from_secs(15);
+/// Minimum time between two claims of an instance whose holder is gone.
+const MIN_CLAIM_INTERVAL: Duration = Duration::from_secs(1);
+/// Time for which a claim is remembered.
+const CLAIM_MEMORY: Duration = Duration::from_mins(1);
+/// Service and id of an instance.
+type InstanceKey = (ServiceName, InstanceId);
+
+/// Claims of this replica, and the instances that are left to adopt.
+#[derive(Debug)]
+pub struct Takeovers {
+    registry: Arc<Registry>,
+    metrics: EtcdMetrics,
+    /// Time of the last claim of each instance.
+    claims: HashMap<InstanceKey, Duration>,
+    /// Instances without a lease of each session that has ended.
+    left: BTreeMap<SessionEpoch, LeftInstances>,
+    next_adoption: Duration,
+}
+
+/// Instances without a lease that a session has left behind.
+#[derive(Debug)]
+struct LeftInstances {
+    /// Time at which this replica observed the end of the session.
+    since: Duration,
+    instances: Vec<InstanceKey>,
+}
+
+impl Takeovers {
+    /// Creates the state of a replica that has claimed nothing.
+    pub fn new(registry: Arc<Registry>, metrics: EtcdMetrics) -> Self {
+        let (claims, left) = (HashMap::new(), BTreeMap::new());
+        Self { registry, metrics, claims, left, next_adoption: Duration::ZERO }
+    }
+
+    /// Claims an instance, unless it was claimed a short time ago. A live holder loses it at most once in a TTL.
+    pub fn claim(
+        &mut self,
+        (service, id): InstanceKey,
+        lease: Option<LeaseId>,
+        stored: &StoredKeys,
+        committer: &mut Committer,
+        now: Duration,
+    ) {
+        let Some(entry) = self.registry.get(&service, id.as_str()) else { return };
+        if self.registry.holds(&entry) {
+            return;
+        }
+        let ttl = entry.lease.as_ref().map_or(SESSION_TTL, |lease| lease.terms().ttl());
+        let interval = if stored.sessions.is_live(entry.holder) { ttl } else { MIN_CLAIM_INTERVAL };
+        let key = (service, id);
+        if self.claims.get(&key).is_some_and(|last| now.saturating_sub(*last) < interval) {
+            return;
+        }
+        self.metrics.takeovers.inc();
+        self.claims.insert(key.clone(), now);
+        committer.push_claim(key.0, key.1, lease, now);
+    }
+
+    /// Claims everything that an earlier session of this replica holds.
+    pub fn claim_all_of(&mut self, earlier: SessionEpoch, committer: &mut Committer, now: Duration) {
+        for entry in self.entries(|holder| holder == earlier) {
+            self.push_claim(&entry, committer, now);
+        }
+    }
+
+    fn push_claim(&mut self, entry: &Entry, committer: &mut Committer, now: Duration) {
+        let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
+        self.metrics.takeovers.inc();
+        self.claims.insert((service.clone(), id.clone()), now);
+        committer.push_claim(service, id, entry.lease.as_ref().map(|lease| lease.id), now);
+    }
+
+    /// Makes the leases of a session that has ended expire here, after the time in which their programs can reach another replica.
+    /// `own`: session of this replica.
+    pub fn session_ended(&mut self, epoch: SessionEpoch, own: SessionEpoch, stored: &StoredKeys, now: ClockReading) {
+        let orphans = self.entries(|holder| holder == epoch);
+        self.orphan(&orphans, own, stored, now);
+    }
+
+    /// Does the same for all sessions that are not live: they ended while this replica did not watch.
+    pub fn sessions_ended_unseen(&mut self, own: SessionEpoch, stored: &StoredKeys, now: ClockReading) {
+        let orphans = self.entries(|holder| holder != own && !stored.sessions.is_live(holder));
+        let unseen: Vec<_> = orphans.into_iter().filter(|entry| !self.left.contains_key(&entry.holder)).collect();
+        self.orphan(&unseen, own, stored, now);
+    }
+
+    fn orphan(&mut self, orphans: &[Arc<Entry>], own: SessionEpoch, stored: &StoredKeys, now: ClockReading) {
+        if orphans.is_empty() {
+            return;
+        }
+        let registry = Arc::clone(&self.registry);
+        let mut guard = registry.order();
+        for entry in orphans {
+            if let Some(lease) = &entry.lease {
+                let rank = stored.sessions.rank(own, &key_of(entry));
+                let delay = MIN_ORPHAN_TIME.saturating_sub(lease.terms().ttl()) + RANK_DELAY * rank;
+                guard.expire_here(entry, delay, now);
+            } else {
+                let since = Duration::from_micros(now.monotonic_us);
+                let left =
+                    self.left.entry(entry.holder).or_insert_with(|| LeftInstances { since, instances: Vec::new() });
+                left.instances.push((entry.instance.service.clone(), entry.instance.id.clone()));
+            }
+        }
+        drop(guard);
+        tracing::info!(instances = orphans.len(), "instances have lost their holder");
+    }
+
+    /// Claims the instances without a lease whose holder is gone, in the order of the ranks, and forgets old claims. Called many times a
+    /// second; looks at them once a second.
+    pub fn adopt(&mut self, stored: &StoredKeys, committer: &mut Committer, now: Duration) {
+        if now < self.next_adoption {
+            return;
+        }
+        self.next_adoption = now + ADOPTION_INTERVAL;
+        self.claims.retain(|_, last| now.saturating_sub(*last) < CLAIM_MEMORY);
+        let own = committer.session().epoch;
+        let mut due = Vec::new();
+        for (epoch, LeftInstances { since, instances }) in &mut self.left {
+            instances.retain(|key| {
+                let entry = self.registry.get(&key.0, key.1.as_str());
+                let Some(entry) = entry.filter(|entry| entry.holder == *epoch && entry.lease.is_none()) else {
+                    return false;
+                };
+                let claimed = self.claims.get(key).is_some_and(|last| now.saturating_sub(*last) < SESSION_TTL);
+                if !claimed && now >= *since + RANK_DELAY * stored.sessions.rank(own, &key_of(&entry)) {
+                    due.push(entry);
+                }
+                true
+            });
+        }
+        self.left.retain(|_, left| !left.instances.is_empty());
+        for entry in due {
+            self.push_claim(&entry, committer, now);
+        }
+    }
+
+    /// Returns the entries whose holder is wanted, nodes included. Reads the whole registry.
+    fn entries(&self, is_wanted: impl Fn(SessionEpoch) -> bool) -> Vec<Arc<Entry>> {
+        let mut found = Vec::new();
+        self.registry.for_each_entry(|entry| {
+            if is_wanted(entry.holder) {
+                found.push(Arc::clone(entry));
+            }
+        });
+        found
+    }
+}
+
+fn key_of(entry: &Entry) -> RegistryKey {
+    RegistryKey::Instance(entry.instance.service.clone(), entry.instance.id.clone())
+}
