@@ -11,6 +11,7 @@
 //! | `effective_weights` | weights that clients get in place of the configured ones |
 //! | `reported_calls` | calls that clients report, for these weights |
 //! | `settling` | readers that wait after a start that lost registrations |
+//! | `relocation` | times at which a replica without its store ends streams, so that clients go to another one |
 //! | `page` | pages of lists |
 //! | `encoded` | bytes of the native API, kept with the events and chunks that they encode |
 //! | `background` | completion of writes that their callers have dropped |
@@ -29,6 +30,7 @@ mod keyed_lock;
 mod page;
 mod query_rate;
 mod recovery;
+mod relocation;
 mod reported_calls;
 mod server_context;
 mod settling;
@@ -44,6 +46,7 @@ pub use encoded::{EncodedChunk, EncodedEvent};
 pub use page::{PAGE_BYTES, page_after, page_size};
 pub use query_rate::QueryRate;
 pub use recovery::RecoveryError;
+pub use relocation::stream_end;
 pub use server_context::ServerContext;
 pub use settling::ReaderMemory;
 pub use views::{EncodedView, View, ViewKey, ViewValue, ViewVersion, Views};

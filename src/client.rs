@@ -46,6 +46,7 @@ mod channel;
 mod connect_error;
 #[cfg(feature = "tls")]
 mod connector;
+mod degraded_servers;
 mod discovery;
 mod endpoint;
 mod error;

@@ -85,8 +85,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Returns whether leases may expire now. An engine that cannot reach its store keeps all registrations.
     fn may_expire(&self) -> bool;
 
-    /// Returns whether the engine cannot reach its store: reads are answered from memory, and writes wait.
-    fn is_degraded(&self) -> bool;
+    /// Returns the time, since the start of the process, from which on the engine cannot reach its store: reads are answered from memory,
+    /// and writes wait. `None`: it reaches its store, or has none.
+    fn degraded_since(&self) -> Option<Duration>;
 
     /// Stops the engine, and blocks until everything is where a restart finds it. Later commands are answered with
     /// [`EngineError::Stopped`].

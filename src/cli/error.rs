@@ -154,7 +154,8 @@ pub(crate) fn call_exit_code(error: &ClientError) -> u8 {
         | ClientError::Transport(_)
         | ClientError::Timeout(_)
         | ClientError::StreamEnded
-        | ClientError::GoingAway => UNREACHABLE,
+        | ClientError::GoingAway
+        | ClientError::Degraded => UNREACHABLE,
         ClientError::Random(_) | ClientError::Stopped => ERROR,
         ClientError::Rejected(status) => match status.code() {
             Code::InvalidArgument => USAGE,
@@ -195,6 +196,7 @@ fn no_server(failed: &[(String, ClientError)]) -> String {
         | ClientError::Timeout(_)
         | ClientError::StreamEnded
         | ClientError::GoingAway
+        | ClientError::Degraded
         | ClientError::Rejected(_)
         | ClientError::Random(_)
         | ClientError::Stopped => None,
@@ -222,6 +224,7 @@ pub(crate) fn call(address: &str, error: &ClientError) -> String {
         | ClientError::Credentials { .. }
         | ClientError::StreamEnded
         | ClientError::GoingAway
+        | ClientError::Degraded
         | ClientError::Rejected(_)
         | ClientError::Random(_)
         | ClientError::Stopped => error.to_string(),
@@ -238,6 +241,7 @@ pub(crate) fn lost(address: &str, error: &ClientError) -> String {
         | ClientError::Credentials { .. }
         | ClientError::StreamEnded
         | ClientError::GoingAway
+        | ClientError::Degraded
         | ClientError::Rejected(_)
         | ClientError::Random(_)
         | ClientError::Stopped => format!("{address}: {error}"),

@@ -46,6 +46,9 @@ pub enum ClientError {
     /// The registry announced that it is shutting down.
     #[error("the registry is shutting down")]
     GoingAway,
+    /// The registry has announced that it cannot reach its store, and there are others.
+    #[error("the registry cannot reach its store")]
+    Degraded,
     /// The registry rejected the request with this status.
     #[error("{}", message(.0))]
     Rejected(Status),
@@ -66,7 +69,12 @@ impl ClientError {
             // Certificates may be renewed on either side.
             #[cfg(feature = "tls")]
             Self::Tls(_) => false,
-            Self::Connect(_) | Self::Transport(_) | Self::Timeout(_) | Self::StreamEnded | Self::GoingAway => false,
+            Self::Connect(_)
+            | Self::Transport(_)
+            | Self::Timeout(_)
+            | Self::StreamEnded
+            | Self::GoingAway
+            | Self::Degraded => false,
             Self::Rejected(status) => matches!(
                 status.code(),
                 Code::InvalidArgument
@@ -91,6 +99,7 @@ impl ClientError {
             | Self::Timeout(_)
             | Self::StreamEnded
             | Self::GoingAway
+            | Self::Degraded
             | Self::Random(_)
             | Self::Stopped => None,
             #[cfg(feature = "tls")]

@@ -3,10 +3,10 @@
 use std::{collections::VecDeque, fmt, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tonic::{Streaming, transport::Channel};
 
-use super::{Backoff, ClientError, Servers, StreamConnector};
+use super::{Backoff, ClientError, Servers, StreamConnector, degraded_servers::DegradedServers};
 use crate::pb::callboard::v1::{
     Balancing, Change, EffectiveWeight, Instance, Notice, ResetReason, WatchRequest, WatchResponse, change,
     discovery_service_client::DiscoveryServiceClient, watch_response::Message,
@@ -104,6 +104,7 @@ pub struct Watch {
     ready: VecDeque<WatchEvent>,
     retry_at: Option<Instant>,
     backoff: Backoff,
+    degraded: DegradedServers,
 }
 
 impl Watch {
@@ -133,6 +134,7 @@ impl Watch {
             ready: VecDeque::new(),
             retry_at: None,
             backoff: Backoff::new(),
+            degraded: DegradedServers::default(),
         }
     }
 
@@ -173,12 +175,20 @@ impl Watch {
         let Some(stream) = &mut self.stream else {
             return self.open().await;
         };
-        let message = stream.message().await?.ok_or(ClientError::StreamEnded)?;
+        let message = match self.degraded.leave_at() {
+            Some(at) => timeout_at(at, stream.message()).await.map_err(|_| ClientError::Degraded)?,
+            None => stream.message().await,
+        };
+        let message = message?.ok_or(ClientError::StreamEnded)?;
         self.backoff.reset();
-        let reconnect =
-            matches!(&message.message, Some(Message::Notice(notice)) if *notice == Notice::Reconnect as i32);
-        if reconnect {
-            return Err(ClientError::GoingAway);
+        match &message.message {
+            Some(Message::Notice(notice)) if *notice == Notice::Reconnect as i32 => return Err(ClientError::GoingAway),
+            Some(Message::Notice(notice)) if *notice == Notice::Degraded as i32 => {
+                if self.connector.server_count() > 1 {
+                    self.degraded.notified(super::now());
+                }
+            }
+            _ => {}
         }
         if self.reader.resumed_after_reset(&message) {
             // The program has received a reset, so it needs a snapshot. Only a stream without a token begins with one.
@@ -198,6 +208,7 @@ impl Watch {
         let request = WatchRequest { resume_token: self.reader.token.clone(), ..self.request.clone() };
         let opened = timeout(OPEN_TIMEOUT, client.watch(request)).await;
         self.stream = Some(opened.map_err(|_| ClientError::Timeout(OPEN_TIMEOUT))??.into_inner());
+        self.degraded.stream_opened();
         if self.retry_at.take().is_some() {
             self.ready.push_back(WatchEvent::Reconnected { server: self.connector.server() });
         }

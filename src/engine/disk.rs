@@ -309,8 +309,8 @@ impl Engine for Disk {
         true
     }
 
-    fn is_degraded(&self) -> bool {
-        false
+    fn degraded_since(&self) -> Option<Duration> {
+        None
     }
 
     fn close(&self) {

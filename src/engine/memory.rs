@@ -1,6 +1,6 @@
 //! Engine without a store: a single node whose registrations do not survive a restart.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{CheckKey, Engine, PendingCommand, SavedCheck, SavedChecks, StartPoint, policy_log::log_policy_change};
 use crate::{
@@ -173,8 +173,8 @@ impl Engine for Memory {
         true
     }
 
-    fn is_degraded(&self) -> bool {
-        false
+    fn degraded_since(&self) -> Option<Duration> {
+        None
     }
 
     fn close(&self) {}

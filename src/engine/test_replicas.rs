@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -183,8 +184,8 @@ impl Engine for TestReplica {
         self.cluster.may_expire.load(Ordering::Relaxed)
     }
 
-    fn is_degraded(&self) -> bool {
-        !self.may_expire()
+    fn degraded_since(&self) -> Option<Duration> {
+        (!self.may_expire()).then_some(Duration::ZERO)
     }
 
     fn close(&self) {}

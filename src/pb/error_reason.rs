@@ -58,6 +58,10 @@ pub(crate) const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Message for streams that end because this process shuts down.
 pub(crate) const SHUTTING_DOWN: &str = "this replica is shutting down, or this connection has reached its maximum age: open the \
                                         stream again, here in a moment or on another replica";
+/// Message for streams that end because this replica cannot reach its store.
+pub(crate) const REPLICA_DEGRADED: &str = "this replica cannot reach its store, so it neither sees changes nor tells other \
+                                           replicas about heartbeats: open the stream again on another replica, or here if \
+                                           there is none";
 
 error_reasons! {
     /// A field has an invalid value. `BadRequest` names the field.
@@ -122,6 +126,9 @@ error_reasons! {
     OutcomeUnknown = (Unavailable, "OUTCOME_UNKNOWN");
     /// The replica is shutting down, or the connection has reached its maximum age.
     ShuttingDown = (Unavailable, "SHUTTING_DOWN");
+    /// The replica cannot reach its store, and ends streams so that clients use another replica. If there is none, open the stream again:
+    /// leases are kept.
+    ReplicaDegraded = (Unavailable, "REPLICA_DEGRADED");
     /// The method does not exist.
     UnknownMethod = (Unimplemented, "UNKNOWN_METHOD");
     /// A defect of the registry.

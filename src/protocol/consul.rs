@@ -52,8 +52,8 @@ use axum::{
     body::Body,
     extract::Request,
     http::{
-        Method, Response, StatusCode, Uri,
-        header::{ALLOW, ORIGIN},
+        HeaderValue, Method, Response, StatusCode, Uri, Version,
+        header::{ALLOW, CONNECTION, ORIGIN},
         request::Parts,
     },
     response::IntoResponse as _,
@@ -173,7 +173,13 @@ impl Consul {
         if request.uri().path().strip_prefix("/v1/").is_none_or(str::is_empty) {
             return StatusCode::NOT_FOUND.into_response();
         }
-        self.serve(request).await.unwrap_or_else(ConsulResponse::from).into_http()
+        let may_move = request.method() == Method::PUT && request.version() < Version::HTTP_2;
+        let mut response = self.serve(request).await.unwrap_or_else(ConsulResponse::from).into_http();
+        if may_move && self.context.engine.degraded_since().is_some() {
+            // Behind a load balancer, the next connection may lead to a replica that reaches its store.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 
     async fn serve(&self, request: Request) -> Result<ConsulResponse, ConsulError> {

@@ -34,6 +34,12 @@ impl HeartbeatStreamId {
     pub fn numbered(n: u64) -> Self {
         Self(n % (LeaseState::STREAMS - 2) + 2)
     }
+
+    /// Number of the stream.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.0
+    }
 }
 
 /// Reason for which a lease ended.

@@ -25,9 +25,16 @@ pub(super) async fn expire_leases(context: Arc<ServerContext>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut self_preservation = SelfPreservationReporter::default();
     let mut counting = JoinSet::new();
+    let mut was_degraded = false;
     loop {
         ticks.tick().await;
         let now = context.clock.expiry();
+        let is_degraded = context.engine.degraded_since().is_some();
+        if is_degraded != was_degraded {
+            was_degraded = is_degraded;
+            // Watches tell their clients.
+            context.notifier.wake_all();
+        }
         let expirations = context.commands.expire(now);
         if !expirations.is_empty() {
             let expired = context.metrics.expired.clone();

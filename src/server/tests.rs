@@ -122,8 +122,8 @@ impl Engine for BlockingEngine {
         true
     }
 
-    fn is_degraded(&self) -> bool {
-        false
+    fn degraded_since(&self) -> Option<Duration> {
+        None
     }
 
     fn close(&self) {

@@ -299,8 +299,8 @@ impl Engine for FaultyEngine {
         true
     }
 
-    fn is_degraded(&self) -> bool {
-        false
+    fn degraded_since(&self) -> Option<Duration> {
+        None
     }
 
     fn close(&self) {}

@@ -159,7 +159,8 @@ fn effect(error: &ClientError) -> FailedCallEffect {
         | ClientError::Transport(_)
         | ClientError::Timeout(_)
         | ClientError::StreamEnded
-        | ClientError::GoingAway => FailedCallEffect::Unknown,
+        | ClientError::GoingAway
+        | ClientError::Degraded => FailedCallEffect::Unknown,
         ClientError::Rejected(status) => match status.code() {
             Code::Unavailable if !has_reason(status, ErrorReason::OutcomeUnknown) => FailedCallEffect::Nothing,
             Code::Unavailable | Code::DeadlineExceeded => FailedCallEffect::Unknown,

@@ -24,7 +24,7 @@ impl RandomSequence {
 
     /// Returns the next number below 1, from 0.
     #[expect(clippy::cast_precision_loss, reason = "53 bits are what an f64 holds")]
-    pub(super) fn unit(&self) -> f64 {
+    pub(in crate::client) fn unit(&self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 

@@ -413,9 +413,10 @@ impl EtcdReplica {
 
     /// Stops or resumes expiry. Before it resumes, every lease gets a full TTL, because heartbeats may have been lost.
     fn freeze_if_unconfirmed(&mut self) {
-        let is_confirmed = self.status.is_confirmed(self.clock.since_start());
+        let since_start = self.clock.since_start();
+        let is_confirmed = self.status.is_confirmed(since_start);
         if !is_confirmed && !self.status.is_frozen() {
-            self.status.freeze(true);
+            self.status.freeze(Some(since_start));
             let error = self.last_error.as_ref().map(tracing::field::display);
             tracing::warn!(
                 error,
@@ -432,7 +433,7 @@ impl EtcdReplica {
             }
             guard.renew_all_leases(now);
             drop(guard);
-            self.status.freeze(false);
+            self.status.freeze(None);
             tracing::info!("etcd is back");
         }
     }

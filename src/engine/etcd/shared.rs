@@ -159,11 +159,13 @@ impl Engine for Etcd {
     }
 
     fn may_expire(&self) -> bool {
-        !self.status.is_frozen() && self.status.is_confirmed(self.clock.since_start())
+        self.degraded_since().is_none()
     }
 
-    fn is_degraded(&self) -> bool {
-        !self.may_expire()
+    fn degraded_since(&self) -> Option<Duration> {
+        let now = self.clock.since_start();
+        // Between two ticks of the replica, it may not have noticed yet.
+        self.status.frozen_since().or_else(|| (!self.status.is_confirmed(now)).then_some(now))
     }
 
     fn close(&self) {

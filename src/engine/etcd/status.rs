@@ -1,7 +1,7 @@
 //! Status of a replica that other threads read.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -17,8 +17,8 @@ pub struct ReplicaStatus {
     session_ms: AtomicU64,
     /// Time at which the watch last made progress.
     watch_ms: AtomicU64,
-    /// Set while etcd counts as out of reach. The replica clears it once the leases have their grace.
-    is_frozen: AtomicBool,
+    /// Time from which on etcd counts as out of reach, plus 1 ms; 0 while it does not. The replica clears it once the leases have their grace.
+    frozen_ms: AtomicU64,
 }
 
 impl ReplicaStatus {
@@ -48,14 +48,19 @@ impl ReplicaStatus {
         millis(now).saturating_sub(oldest) < millis(MAX_UNCONFIRMED)
     }
 
-    /// Sets or clears that etcd counts as out of reach.
-    pub fn freeze(&self, frozen: bool) {
-        self.is_frozen.store(frozen, Ordering::Relaxed);
+    /// Sets the time from which on etcd counts as out of reach, or clears it.
+    pub fn freeze(&self, since: Option<Duration>) {
+        self.frozen_ms.store(since.map_or(0, |since| millis(since) + 1), Ordering::Relaxed);
+    }
+
+    /// Returns the time from which on etcd counts as out of reach, if it does.
+    pub fn frozen_since(&self) -> Option<Duration> {
+        self.frozen_ms.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis)
     }
 
     /// Returns whether etcd counts as out of reach.
     pub fn is_frozen(&self) -> bool {
-        self.is_frozen.load(Ordering::Relaxed)
+        self.frozen_since().is_some()
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     engine::EngineError,
     health_check::ReportError,
     model::{FieldError, PolicyScope, ServiceName, SubsetName, filter::FilterError},
-    pb::error_reason::{ErrorReason, RETRY_DELAY, SHUTTING_DOWN},
+    pb::error_reason::{ErrorReason, REPLICA_DEGRADED, RETRY_DELAY, SHUTTING_DOWN},
     registry::{CommandError, PolicyError},
     transport::LimitError,
 };
@@ -77,6 +77,9 @@ pub(super) enum ApiError {
     /// This process is shutting down.
     #[error("{SHUTTING_DOWN}")]
     ShuttingDown,
+    /// This replica cannot reach its store.
+    #[error("{REPLICA_DEGRADED}")]
+    ReplicaDegraded,
     /// Heartbeat stream that carried no message for too long.
     #[error(
         "no heartbeat came on this stream for {}: send one every third of the lease's TTL, or close the stream",
@@ -167,6 +170,7 @@ impl From<ApiError> for Status {
                 details.set_resource_info("service", service, "", "not served here");
             }
             ApiError::ShuttingDown
+            | ApiError::ReplicaDegraded
             | ApiError::Stopped(_)
             | ApiError::Interrupted(_)
             | ApiError::OutcomeUnknown(_)
@@ -211,6 +215,7 @@ fn classify(error: &ApiError) -> ErrorReason {
         ApiError::Stopped(_) => ErrorReason::EngineStopped,
         ApiError::Interrupted(_) | ApiError::OutcomeUnknown(_) => ErrorReason::OutcomeUnknown,
         ApiError::ShuttingDown => ErrorReason::ShuttingDown,
+        ApiError::ReplicaDegraded => ErrorReason::ReplicaDegraded,
         ApiError::HeartbeatTimeout(_) => ErrorReason::HeartbeatTimeout,
         ApiError::TooLarge(_) => ErrorReason::MessageTooLarge,
         ApiError::Malformed(_) => ErrorReason::MalformedMessage,

@@ -16,7 +16,7 @@ use tonic::{Status, Streaming};
 
 use super::{ApiError, decode, time, tonic_errors};
 use crate::{
-    app::ServerContext,
+    app::{ServerContext, stream_end},
     model::{FieldError, LeaseId},
     pb::callboard::v1 as pb,
     registry::{ClockReading, EndReason, HashLease, HeartbeatStreamId, Lease},
@@ -25,6 +25,9 @@ use crate::{
 
 /// Maximum number of heartbeats in a message.
 const MAX_HEARTBEATS: usize = 10_000;
+/// Time without a heartbeat here after which the program of a lease counts as one that comes from another replica. With a shorter TTL, a
+/// program that no replica can serve would go around between them.
+const ARRIVAL_TIME: Duration = Duration::from_secs(15);
 /// Time after which a stream without a lease ends if it carries no message.
 const SILENCE_TIMEOUT: Duration = Duration::from_mins(1);
 /// A stream with leases that carries no message ends after this many times its longest TTL, if that is longer than
@@ -41,6 +44,8 @@ pub struct KeepAliveStream {
     id: HeartbeatStreamId,
     /// Leases whose heartbeats the stream carries, so that each is looked up only once.
     carried: HashMap<LeaseId, Arc<Lease>, HashLease>,
+    /// Time at which the stream was opened, since the start of the process.
+    opened: Duration,
     /// Time of the last message, since the start of the process.
     last_message: Duration,
     end: KeepAliveEnd,
@@ -69,6 +74,7 @@ impl KeepAliveStream {
             inbound,
             id: context.engine.registry().leases().new_stream_id(),
             carried: HashMap::default(),
+            opened: context.clock.since_start(),
             last_message: context.clock.since_start(),
             end: KeepAliveEnd::Open,
             context: Arc::clone(context),
@@ -82,6 +88,8 @@ impl KeepAliveStream {
         }
         let now = self.context.clock.now();
         self.last_message = Duration::from_micros(now.monotonic_us);
+        let degraded_since = self.context.engine.degraded_since();
+        let mut must_leave = degraded_since.is_some_and(|since| self.must_leave(since));
         let mut leases = Vec::with_capacity(request.heartbeats.len());
         for (at, heartbeat) in request.heartbeats.into_iter().enumerate() {
             if let Some(load) = &heartbeat.load
@@ -91,10 +99,30 @@ impl KeepAliveStream {
                 // Every lease in the message is renewed nevertheless.
                 self.end = KeepAliveEnd::Ending(at_heartbeat(at, error));
             }
+            must_leave |= degraded_since.is_some() && self.arrives(&heartbeat.lease_id, now);
             leases.push(self.renew(heartbeat.lease_id, now));
         }
-        let notice = if self.context.engine.is_degraded() { pb::Notice::Degraded } else { pb::Notice::Unspecified };
+        if must_leave && matches!(self.end, KeepAliveEnd::Open) {
+            self.end = KeepAliveEnd::Ending(ApiError::ReplicaDegraded);
+        }
+        let notice = if degraded_since.is_some() { pb::Notice::Degraded } else { pb::Notice::Unspecified };
         Ok(pb::KeepAliveResponse { leases, notice: notice.into() })
+    }
+
+    /// Returns whether the stream has to end, because the engine lost its store at this time. It ends after the response to a heartbeat, so
+    /// its leases have their full TTL here.
+    fn must_leave(&self, degraded_since: Duration) -> bool {
+        stream_end(self.opened.saturating_sub(degraded_since), self.id.number())
+            <= self.last_message.saturating_sub(degraded_since)
+    }
+
+    /// Returns whether the program of a lease comes from another replica, which is about to end the lease: no heartbeat has arrived here for
+    /// its TTL and [`ARRIVAL_TIME`].
+    fn arrives(&mut self, lease_id: &[u8], now: ClockReading) -> bool {
+        LeaseId::from_bytes(lease_id).and_then(|id| self.lease(id)).is_some_and(|lease| {
+            let longer = ARRIVAL_TIME.saturating_sub(lease.terms().ttl()).as_millis();
+            lease.is_alive() && u128::from(now.lease.saturating_sub(lease.deadline(now.lease))) > longer
+        })
     }
 
     fn renew(&mut self, lease_id: bytes::Bytes, now: ClockReading) -> pb::LeaseReport {

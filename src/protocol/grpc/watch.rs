@@ -6,6 +6,7 @@
 mod balancing;
 mod call;
 mod frame;
+mod relocation;
 
 use std::{
     collections::VecDeque,
@@ -29,6 +30,7 @@ use crate::{
 use balancing::BalancingState;
 pub(super) use call::answer;
 use frame::MessageChunks;
+use relocation::{WatchRelocation, WatchRelocationStep};
 
 /// Stream of one watch.
 #[derive(Debug)]
@@ -54,6 +56,7 @@ struct WatchStream {
     sent: Revision,
     /// Time of the last message.
     last_message: ClockReading,
+    relocation: WatchRelocation,
     state: StreamState,
 }
 
@@ -135,6 +138,7 @@ impl WatchStream {
             oldest: None,
             sent: Revision(0),
             last_message: context.clock.now(),
+            relocation: WatchRelocation::new(context),
             state: StreamState::Open,
             context: Arc::clone(context),
         })
@@ -326,7 +330,16 @@ impl MessageSource for WatchStream {
                 self.state = StreamState::NoticeSent;
                 Some((frame::notice(pb::Notice::Reconnect), &self.context.metrics.watch.notice))
             } else {
-                self.message()
+                match self.relocation.step(&self.context, context) {
+                    WatchRelocationStep::Stay => self.message(),
+                    WatchRelocationStep::Notify => {
+                        Some((frame::notice(pb::Notice::Degraded), &self.context.metrics.watch.notice))
+                    }
+                    WatchRelocationStep::Leave => {
+                        self.state = StreamState::Ended;
+                        return Poll::Ready(Some(NextMessage::End(ApiError::ReplicaDegraded.into())));
+                    }
+                }
             };
             if let Some((message, counter)) = next {
                 counter.inc();
