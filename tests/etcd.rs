@@ -4,6 +4,7 @@
 mod cut_off;
 mod failover;
 mod large;
+mod other_boots;
 mod replicas;
 mod secured_replicas;
 mod security;

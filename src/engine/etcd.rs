@@ -14,6 +14,7 @@
 //! | `follower` | the watch |
 //! | `loading` | reading at the start |
 //! | `applier` | application of keys to the registry |
+//! | `releases` | registrations of another boot at a replica that does not hold the instance |
 //! | `own_session` | the session of this replica |
 //! | `session_table` | the sessions of all replicas, and the order in which they take over |
 //! | `takeovers` | instances that this replica begins to hold |
@@ -34,6 +35,7 @@
 //! | `replica_session` | a running replica |
 //! | `registry_meta` | the format of all values, and the incarnation |
 //! | `batch_note` | the commands of a batch |
+//! | `release_request` | instances that a replica asks others to release |
 //! | `expiration_window` | the number of expired leases of a service |
 //!
 //! **Revisions.** A record has a revision that its writer learns only afterwards. It is written as 0, which stands for *this revision*,
@@ -51,6 +53,7 @@ mod decision;
 mod follower;
 mod loading;
 mod own_session;
+mod releases;
 mod replica;
 mod session_table;
 mod shared;
@@ -66,6 +69,7 @@ pub mod keys;
 pub mod policy_value;
 pub mod position;
 pub mod registry_meta;
+pub mod release_request;
 pub mod replica_session;
 
 #[cfg(test)]
@@ -78,6 +82,7 @@ pub use keys::{ForeignKey, KeySpace, RegistryKey};
 pub use policy_value::PolicyValue;
 pub use position::{CommitPosition, CommitSlot};
 pub use registry_meta::{MetaError, RegistryMeta};
+pub use release_request::ReleaseRequest;
 pub use replica_session::{ReplicaSession, SessionId};
 pub use shared::{Etcd, OnReplicaEnd};
 

@@ -175,7 +175,8 @@ impl Engine for TestReplica {
     }
 
     fn claim(&self, service: &ServiceName, id: &InstanceId, lease: Option<LeaseId>) {
-        let claim = Command::Claim { service: service.clone(), id: id.clone(), lease };
+        let from = self.registry().get(service, id.as_str()).map(|entry| entry.holder).unwrap_or_default();
+        let claim = Command::Claim { service: service.clone(), id: id.clone(), lease, from };
         // The time matters to leases only.
         drop(self.submit(claim, ServerActor::InProcess.caller(), ClockReading::default()));
     }

@@ -57,6 +57,7 @@ impl WriteRequest {
                 | Command::Recover(_)
                 | Command::RefreshNodeStatus { .. }
                 | Command::Claim { .. }
+                | Command::Release { .. }
         )
     }
 

@@ -1,7 +1,9 @@
 //! Keys and values of a registry in etcd.
 
 use crate::{
-    engine::etcd::{BatchNote, ExpirationWindow, InstanceValue, KeySpace, PolicyValue, RegistryMeta, ReplicaSession},
+    engine::etcd::{
+        BatchNote, ExpirationWindow, InstanceValue, KeySpace, PolicyValue, RegistryMeta, ReleaseRequest, ReplicaSession,
+    },
     model::{InstanceId, PolicyScope, ServiceName},
 };
 
@@ -25,6 +27,9 @@ pub(super) fn run(input: &[u8]) {
     }
     if let Ok(session) = ReplicaSession::decode(input) {
         assert_eq!(ReplicaSession::decode(&session.encode()), Ok(session));
+    }
+    if let Ok(request) = ReleaseRequest::decode(input) {
+        assert_eq!(ReleaseRequest::decode(&request.encode()), Ok(request));
     }
     if let Ok(window) = ExpirationWindow::decode(input) {
         assert_eq!(ExpirationWindow::decode(&window.encode()), Ok(window));

@@ -44,7 +44,7 @@ impl HealthChecks {
             && history.may_claim(longest_interval(&entry), self.clock.now())
         {
             let (service, id) = (service.clone(), id.clone());
-            let claim = Command::Claim { service, id, lease: None };
+            let claim = Command::Claim { service, id, lease: None, from: entry.holder };
             self.commands.on_behalf_of(caller).submit(claim).await.map_err(ReportError::Engine)?;
             entry = self.entry_of(&entry.instance.service, &entry.instance.id)?;
         }

@@ -2,7 +2,7 @@
 
 use std::{slice, sync::Arc, time::Duration};
 
-use super::{event::Entry, lease::Lease};
+use super::{event::Entry, holder::SessionEpoch, lease::Lease};
 use crate::model::{
     Address, BootId, CheckDefinition, CheckId, CheckStatus, ConsulRegistration, InstanceId, LeaseId, LeaseTerms,
     Locality, Metadata, Revision, ServiceName, Tags, Weight,
@@ -50,6 +50,18 @@ pub enum Command {
         id: InstanceId,
         /// Lease of the instance. Another registration is not claimed.
         lease: Option<LeaseId>,
+        /// Present holder. An instance that a further replica has claimed meanwhile is not claimed.
+        from: SessionEpoch,
+    },
+    /// Makes another replica the holder of an instance whose heartbeat stream is broken, because another boot registers there. Only the
+    /// holder submits it, in an engine with several replicas.
+    Release {
+        /// Service of the instance.
+        service: ServiceName,
+        /// Instance.
+        id: InstanceId,
+        /// Session of the other replica.
+        to: SessionEpoch,
     },
     /// Sets the status of a check.
     SetCheckStatus {
@@ -304,6 +316,7 @@ impl Command {
             Self::Deregister { service, id, .. }
             | Self::Update { service, id, .. }
             | Self::Claim { service, id, .. }
+            | Self::Release { service, id, .. }
             | Self::SetCheckStatus { service, id, .. }
             | Self::AnnounceReport { service, id, .. }
             | Self::AddCheck { service, id, .. }
@@ -326,6 +339,7 @@ impl Command {
             | Self::Suspect(_)
             | Self::Recover(_)
             | Self::Claim { .. }
+            | Self::Release { .. }
             | Self::SetCheckStatus { .. }
             | Self::AnnounceReport { .. }
             | Self::RemoveCheck { .. }

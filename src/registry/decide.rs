@@ -176,7 +176,8 @@ pub fn decide(
         Command::Expire(lease) => Ok(decide_expire(present, &lease)),
         Command::Suspect(lease) => Ok(decide_suspect(present, &lease, now)),
         Command::Recover(lease) => Ok(decide_recover(present, &lease)),
-        Command::Claim { lease, .. } => Ok(decide_claim(present, lease)),
+        Command::Claim { lease, from, .. } => Ok(decide_claim(present, lease, from)),
+        Command::Release { .. } => Ok(decide_release(present, now)),
     }
 }
 
@@ -375,13 +376,22 @@ fn decide_recover(present: Option<&Arc<Entry>>, lease: &Lease) -> Decision {
 }
 
 /// Puts the instance as it is, for the engine to set the holder. A heartbeat has arrived for the lease, so it is no longer suspect.
-fn decide_claim(present: Option<&Arc<Entry>>, lease: Option<LeaseId>) -> Decision {
-    let Some(entry) = present.filter(|entry| entry.lease.as_ref().map(|held| held.id) == lease) else {
-        return Decision::NoOp;
-    };
+fn decide_claim(present: Option<&Arc<Entry>>, lease: Option<LeaseId>, from: SessionEpoch) -> Decision {
+    let is_same = |entry: &&Arc<Entry>| entry.lease.as_ref().map(|held| held.id) == lease && entry.holder == from;
+    let Some(entry) = present.filter(is_same) else { return Decision::NoOp };
     let mut instance = entry.instance.clone();
     instance.conditions.suspect = false;
     let (lease, end_reason) = (entry.lease.clone(), EndReason::Superseded);
+    Decision::Apply(ProposedChange::Put { instance, lease, is_new: false, terms: None, end_reason })
+}
+
+/// Puts the instance as it is, for the engine to set the holder, unless the program that holds the lease is alive.
+fn decide_release(present: Option<&Arc<Entry>>, now: ClockReading) -> Decision {
+    let can_be_taken_over = |lease: &Arc<Lease>| lease.can_be_taken_over(now.lease).is_ok();
+    let Some(entry) = present.filter(|entry| entry.lease.as_ref().is_some_and(can_be_taken_over)) else {
+        return Decision::NoOp;
+    };
+    let (instance, lease, end_reason) = (entry.instance.clone(), entry.lease.clone(), EndReason::Superseded);
     Decision::Apply(ProposedChange::Put { instance, lease, is_new: false, terms: None, end_reason })
 }
 

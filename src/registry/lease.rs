@@ -80,6 +80,8 @@ pub struct Lease {
     pub(super) counted: AtomicBool,
     /// [`LeaseDuty`], as a number. Changes under the order lock.
     duty: AtomicU8,
+    /// Time at which the lease was orphaned last.
+    orphaned_at: AtomicU64,
     /// Last load report and its time. Boxed, because most holders send none.
     load: Mutex<Option<Box<(LoadReport, LeaseTime)>>>,
 }
@@ -196,6 +198,7 @@ impl Lease {
             tracking_state: AtomicU8::new(TrackingState::Trusted as u8),
             counted: AtomicBool::new(false),
             duty: AtomicU8::new(LeaseDuty::Held as u8),
+            orphaned_at: AtomicU64::new(0),
             load: Mutex::new(None),
         }
     }
@@ -248,6 +251,30 @@ impl Lease {
         });
     }
 
+    /// Records that the last stream of the lease broke at another replica, which was the holder.
+    pub fn stream_broke_elsewhere(&self) {
+        // As in `stream_released`.
+        let _ = self.change(0, |state| match state {
+            LeaseState::Alive { deadline, stream: HeartbeatStreamId::NONE } => {
+                Ok(LeaseState::Alive { deadline, stream: HeartbeatStreamId::BROKEN })
+            }
+            LeaseState::Alive { .. } | LeaseState::Ended { .. } => Err(()),
+        });
+    }
+
+    /// Gives the lease a full TTL from now on, because this process begins to end it. A stream that broke here before says nothing
+    /// about the holder, which has renewed the lease at another replica since.
+    pub(super) fn begin_duty(&self, now: LeaseTime) {
+        // A lease that has ended stays ended: its removal is under way.
+        let _ = self.change(now, |state| match state {
+            LeaseState::Alive { stream, .. } => {
+                let stream = if stream == HeartbeatStreamId::BROKEN { HeartbeatStreamId::NONE } else { stream };
+                Ok(LeaseState::Alive { deadline: now + self.ttl_ms(), stream })
+            }
+            LeaseState::Ended { .. } => Err(()),
+        });
+    }
+
     /// Ends the lease if it is overdue, so that every later heartbeat is answered that it has expired. Returns whether
     /// this call ended it.
     pub fn expire(&self, now: LeaseTime) -> bool {
@@ -271,7 +298,8 @@ impl Lease {
     /// Checks whether another boot may take over the instance: the lease has ended, its stream broke, or a heartbeat is
     /// missing.
     ///
-    /// Heartbeats are sent every third of the TTL, so one is missing after half of the TTL.
+    /// Heartbeats are sent every third of the TTL, so one is missing after half of the TTL. When the replica that held the lease is
+    /// gone, one is missing here after half of the TTL from then on, because the holder sends its heartbeats to the other replicas.
     ///
     /// # Errors
     ///
@@ -281,8 +309,13 @@ impl Lease {
         match self.state(now) {
             LeaseState::Alive { .. } if !self.expires_here() => Err(self.terms().ttl() / 2),
             LeaseState::Ended { .. } | LeaseState::Alive { stream: HeartbeatStreamId::BROKEN, .. } => Ok(()),
-            LeaseState::Alive { deadline, .. } => {
-                let missing_from = deadline.saturating_sub(millis(self.terms().ttl() / 2));
+            LeaseState::Alive { deadline, stream } => {
+                let half = millis(self.terms().ttl() / 2);
+                let missing_from = if stream == HeartbeatStreamId::NONE && !self.is_held_here() {
+                    self.orphaned_at.load(Ordering::Relaxed) + half
+                } else {
+                    deadline.saturating_sub(half)
+                };
                 match missing_from.saturating_sub(now) {
                     0 => Ok(()),
                     wait => Err(Duration::from_millis(wait)),
@@ -302,6 +335,11 @@ impl Lease {
     #[must_use]
     pub fn expires_here(&self) -> bool {
         self.duty.load(Ordering::Relaxed) != LeaseDuty::None as u8
+    }
+
+    /// Records the time at which the replica that held the lease was gone.
+    pub(super) fn set_orphaned_at(&self, now: LeaseTime) {
+        self.orphaned_at.store(now, Ordering::Relaxed);
     }
 
     pub(super) fn set_duty(&self, duty: LeaseDuty) {

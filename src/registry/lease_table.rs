@@ -121,8 +121,7 @@ impl LeaseTable {
         let mut wheel = self.wheel.lock();
         match duty {
             LeaseDuty::Held | LeaseDuty::Orphaned => {
-                // A lease that has ended stays ended: its removal is under way.
-                let _ = lease.renew(now, None);
+                lease.begin_duty(now);
                 wheel.put(lease);
             }
             LeaseDuty::None => lease.due.store(Lease::NOT_SCHEDULED, Ordering::Relaxed),

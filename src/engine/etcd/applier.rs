@@ -11,6 +11,7 @@ use super::{
     policy_value::PolicyValue,
     position::{CommitPosition, CommitSlot},
     registry_meta::RegistryMeta,
+    release_request::ReleaseRequest,
     replica_session::{ReplicaSession, SessionId},
     stored_keys::StoredKeys,
 };
@@ -35,6 +36,8 @@ pub struct AppliedBatch {
     pub policy: Option<PolicyOutcome>,
     /// Notes of batches.
     pub notes: Vec<AppliedNote>,
+    /// Requests of sessions to release instances.
+    pub release_requests: Vec<(SessionEpoch, ReleaseRequest)>,
     /// Sessions that ended.
     pub ended_sessions: Vec<SessionEpoch>,
     /// True if this is the difference to a snapshot: a key may have changed several times, and not by the noted batch.
@@ -135,7 +138,16 @@ impl Applier {
                     }
                 }
                 (RegistryKey::Meta, entry) => applied.other_registry |= !self.is_same_registry(entry.as_ref()),
-                (RegistryKey::BatchNote(..) | RegistryKey::Expirations(_), _) => {}
+                (RegistryKey::ReleaseRequest(session), Some(entry)) => {
+                    match (ReleaseRequest::decode(&entry.value), stored.sessions.epoch_of(*session)) {
+                        (Ok(request), Some(epoch)) => applied.release_requests.push((epoch, request)),
+                        (Ok(_), None) => {}
+                        (Err(error), _) => {
+                            tracing::error!(%error, %key, "a request to release instances cannot be read")
+                        }
+                    }
+                }
+                (RegistryKey::BatchNote(..) | RegistryKey::ReleaseRequest(_) | RegistryKey::Expirations(_), _) => {}
             }
         }
         guard.advance(CommitPosition::complete(batch.revision));

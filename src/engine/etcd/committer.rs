@@ -17,6 +17,7 @@ use super::{
     instance_value::SessionHolder,
     keys::KeySpace,
     own_session::OwnSession,
+    releases::Releases,
     status::ReplicaStatus,
     stored_keys::StoredKeys,
 };
@@ -27,7 +28,7 @@ use crate::{
     },
     etcd::EtcdTransaction,
     metrics::EtcdMetrics,
-    model::{InstanceId, LeaseId, ServerActor, ServiceName},
+    model::{InstanceId, ServerActor, ServiceName},
     registry::{ClockReading, Command, CommandOutcome, PolicyOutcome, Registry},
 };
 
@@ -53,6 +54,7 @@ pub struct Committer {
     queue: VecDeque<QueuedRequest>,
     lanes: [Lane; LANES],
     in_flight: HashSet<WriteTarget>,
+    releases: Releases,
 }
 
 impl Committer {
@@ -66,7 +68,8 @@ impl Committer {
         session: OwnSession,
     ) -> Self {
         let (queue, lanes, in_flight) = (VecDeque::new(), Default::default(), HashSet::new());
-        Self { registry, keys, status, metrics, replica, session, queue, lanes, in_flight }
+        let releases = Releases::new(Arc::clone(&registry));
+        Self { registry, keys, status, metrics, replica, session, queue, lanes, in_flight, releases }
     }
 
     /// Adds a request.
@@ -74,9 +77,9 @@ impl Committer {
         self.queue.push_back(QueuedRequest { request, done: Vec::new(), since: now });
     }
 
-    /// Adds a claim, whose outcome is not awaited.
-    pub fn push_claim(&mut self, service: ServiceName, id: InstanceId, lease: Option<LeaseId>, now: Duration) {
-        let (request, _) = WriteRequest::one(Command::Claim { service, id, lease }, ServerActor::Recovery.caller());
+    /// Adds a command of the replica itself, whose outcome is not awaited.
+    pub fn push_command(&mut self, command: Command, now: Duration) {
+        let (request, _) = WriteRequest::one(command, ServerActor::Recovery.caller());
         self.status.waiting.fetch_add(1, Ordering::Relaxed);
         self.push(request, now);
     }
@@ -152,12 +155,14 @@ impl Committer {
     }
 
     /// Decides a request. Answers it and returns `None` if it is rejected or changes nothing.
-    fn decide(&self, queued: QueuedRequest, decider: &mut Decider<'_>) -> Option<InFlightRequest> {
+    fn decide(&mut self, queued: QueuedRequest, decider: &mut Decider<'_>) -> Option<InFlightRequest> {
         let decision = match decider.decide(&queued.request) {
             Ok(decision) if decision.changes.is_empty() => decision,
             Ok(decision) => return Some(InFlightRequest { queued, decision }),
             Err(error) => {
-                self.reject(queued.request, error);
+                if let Some(rejected) = self.releases.set_aside(queued, &error, decider.now()) {
+                    self.reject(rejected.request, error);
+                }
                 return None;
             }
         };
@@ -175,6 +180,26 @@ impl Committer {
             CommandEffect::Changes(_) => None,
         };
         CommandOutcome { entry, revision: self.registry.applied(), changed: false }
+    }
+
+    /// Returns the transaction by which this replica asks others to release instances, if it has to.
+    pub fn release_request(&mut self) -> Option<EtcdTransaction> {
+        self.releases.next_request(&self.keys, &self.session)
+    }
+
+    /// Takes note of the requests of others to release instances, and decides registrations again whose instance was released.
+    pub fn take_releases(&mut self, applied: &AppliedBatch, now: ClockReading) {
+        for queued in self.releases.take_applied(applied, Duration::from_micros(now.monotonic_us)) {
+            self.queue.push_front(queued);
+        }
+        self.release(now);
+    }
+
+    /// Releases the instances that others have asked for and whose heartbeat stream is broken.
+    pub fn release(&mut self, now: ClockReading) {
+        for command in self.releases.take_releases(now) {
+            self.push_command(command, Duration::from_micros(now.monotonic_us));
+        }
     }
 
     /// Completes the requests of the batch whose note this is. Those whose guards failed are decided again.
@@ -259,6 +284,8 @@ impl Committer {
 
     /// Answers the callers that have waited for too long, and drops their requests.
     pub fn expire_callers(&mut self, now: Duration) {
+        // They are rejected when they are decided again.
+        self.queue.extend(self.releases.expire(now));
         let is_late =
             |queued: &QueuedRequest| !queued.request.is_internal() && now.saturating_sub(queued.since) > WRITE_TIMEOUT;
         if self.queue.front().is_none_or(|first| now.saturating_sub(first.since) <= WRITE_TIMEOUT)
@@ -335,7 +362,7 @@ impl Committer {
 
     /// Rejects everything that waits.
     pub fn stop(&mut self) {
-        for queued in mem::take(&mut self.queue) {
+        for queued in self.releases.stop().into_iter().chain(mem::take(&mut self.queue)) {
             self.reject(queued.request, EngineError::Stopped);
         }
         for lane in &mut mem::take(&mut self.lanes) {

@@ -94,6 +94,11 @@ impl<'a> Decider<'a> {
         Self { registry, keys, stored, replica, now, slot: Some(CommitSlot::FIRST) }
     }
 
+    /// Time of the decisions, since the start of the process.
+    pub fn now(&self) -> Duration {
+        Duration::from_micros(self.now.monotonic_us)
+    }
+
     /// Decides a request.
     ///
     /// # Errors
@@ -121,16 +126,16 @@ impl<'a> Decider<'a> {
         decided: &mut RequestDecision,
     ) -> Result<(), EngineError> {
         for command in commands {
-            let claims =
-                matches!(command, Command::Register(_) | Command::RegisterWithoutLease(_) | Command::Claim { .. });
+            let registers = matches!(command, Command::Register(_) | Command::RegisterWithoutLease(_));
+            let claims = registers || matches!(command, Command::Claim { .. });
             let (service, id) = command.target();
             let key = RegistryKey::Instance(service.clone(), id.clone());
             let (decision, present) = self.registry.order().decide(command.clone(), self.now)?;
             // A registration that changes nothing proves that its program reaches this replica.
             let is_held = present.as_ref().is_none_or(|present| self.registry.holds(present));
             let proposed = match (decision, &present) {
-                (Decision::Apply(proposed), _) if may_apply(command, present.as_deref()) => proposed,
-                (Decision::NoOp, Some(present)) if claims && !is_held => ProposedChange::Put {
+                (Decision::Apply(proposed), _) if self.may_apply(command, present.as_deref()) => proposed,
+                (Decision::NoOp, Some(present)) if registers && !is_held => ProposedChange::Put {
                     instance: present.instance.clone(),
                     lease: present.lease.clone(),
                     is_new: false,
@@ -145,9 +150,10 @@ impl<'a> Decider<'a> {
             let guard = self.stored.guard(&key, present.as_deref());
             let slot = self.next_slot()?;
             let change = proposed.at(THIS_REVISION, present.as_ref());
-            let holder = match &present {
-                Some(present) if !claims => self.stored.holder(present),
-                Some(_) | None => self.replica.clone(),
+            let holder = match (command, &present) {
+                (Command::Release { to, .. }, _) => self.stored.session_holder(*to),
+                (_, Some(present)) if !claims => self.stored.session_holder(present.holder),
+                (_, Some(_) | None) => self.replica.clone(),
             };
             let change = self.key_change(change, (key.clone(), guard), &holder, slot, caller);
             decided.commands.push(CommandEffect::Changes(key));
@@ -233,25 +239,29 @@ impl<'a> Decider<'a> {
         self.slot = slot.next();
         Ok(slot)
     }
-}
 
-/// Returns whether this replica may carry out a decision. Only a lease that expires here may be removed or marked as suspect.
-fn may_apply(command: &Command, present: Option<&Entry>) -> bool {
-    let lease = present.and_then(|present| present.lease.as_ref());
-    match command {
-        Command::Expire(_) | Command::Suspect(_) | Command::Recover(_) => {
-            lease.is_some_and(|lease| lease.expires_here())
+    /// Returns whether this replica may carry out a decision. Only a lease that expires here may be removed or marked as suspect, and only
+    /// the holder of an instance may release it.
+    fn may_apply(&self, command: &Command, present: Option<&Entry>) -> bool {
+        let lease = present.and_then(|present| present.lease.as_ref());
+        match command {
+            Command::Expire(_) | Command::Suspect(_) | Command::Recover(_) => {
+                lease.is_some_and(|lease| lease.expires_here())
+            }
+            Command::Release { to, .. } => {
+                present.is_some_and(|present| self.registry.holds(present)) && self.stored.sessions.is_live(*to)
+            }
+            Command::Register(_)
+            | Command::RegisterWithoutLease(_)
+            | Command::Deregister { .. }
+            | Command::Update { .. }
+            | Command::Claim { .. }
+            | Command::SetCheckStatus { .. }
+            | Command::AnnounceReport { .. }
+            | Command::AddCheck { .. }
+            | Command::RemoveCheck { .. }
+            | Command::Reap { .. }
+            | Command::RefreshNodeStatus { .. } => true,
         }
-        Command::Register(_)
-        | Command::RegisterWithoutLease(_)
-        | Command::Deregister { .. }
-        | Command::Update { .. }
-        | Command::Claim { .. }
-        | Command::SetCheckStatus { .. }
-        | Command::AnnounceReport { .. }
-        | Command::AddCheck { .. }
-        | Command::RemoveCheck { .. }
-        | Command::Reap { .. }
-        | Command::RefreshNodeStatus { .. } => true,
     }
 }

@@ -36,6 +36,7 @@ const SESSIONS: &str = "s/";
 const INSTANCES: &str = "i/";
 const POLICIES: &str = "p/";
 const NOTES: &str = "b/";
+const RELEASE_REQUESTS: &str = "r/";
 const EXPIRATIONS: &str = "x/";
 
 /// Key of a value in etcd.
@@ -51,6 +52,8 @@ pub enum RegistryKey {
     Policy(PolicyScope),
     /// Newest batch of one lane of a session.
     BatchNote(SessionId, u8),
+    /// Newest request of a session to release instances.
+    ReleaseRequest(SessionId),
     /// Expired leases of a service.
     Expirations(ServiceName),
 }
@@ -156,6 +159,7 @@ impl fmt::Display for RegistryKey {
             Self::Policy(PolicyScope::Defaults) => f.write_str(POLICIES),
             Self::Policy(PolicyScope::Service(service)) => write!(f, "{POLICIES}{}", encoded(service.as_str())),
             Self::BatchNote(session, lane) => write!(f, "{NOTES}{session}/{lane}"),
+            Self::ReleaseRequest(session) => write!(f, "{RELEASE_REQUESTS}{session}"),
             Self::Expirations(service) => write!(f, "{EXPIRATIONS}{}", encoded(service.as_str())),
         }
     }
@@ -191,6 +195,8 @@ impl RegistryKey {
         } else if let Some(rest) = text.strip_prefix(NOTES) {
             let (of, lane) = rest.split_once('/').ok_or("it has a session, but no lane")?;
             Ok(Self::BatchNote(session(of)?, lane.parse().map_err(|_| "its lane is not 0 to 255")?))
+        } else if let Some(rest) = text.strip_prefix(RELEASE_REQUESTS) {
+            Ok(Self::ReleaseRequest(session(rest)?))
         } else if let Some(rest) = text.strip_prefix(EXPIRATIONS) {
             Ok(Self::Expirations(service(rest)?))
         } else {
@@ -251,6 +257,7 @@ pub(in crate::engine::etcd) mod tests {
             1 => Just(RegistryKey::Policy(PolicyScope::Defaults)),
             3 => service().prop_map(|service| RegistryKey::Policy(PolicyScope::Service(service))),
             2 => (session(), any::<u8>()).prop_map(|(session, lane)| RegistryKey::BatchNote(session, lane)),
+            1 => session().prop_map(RegistryKey::ReleaseRequest),
             3 => service().prop_map(RegistryKey::Expirations),
         ]
         .boxed()
@@ -283,7 +290,7 @@ pub(in crate::engine::etcd) mod tests {
         #[test]
         fn other_key_is_foreign(bytes in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..60),
-            "/callboard/v1/default/[mspibx]?[eta/]{0,4}[ab0-9/%+.]{0,20}".prop_map(String::into_bytes),
+            "/callboard/v1/default/[mspibrx]?[eta/]{0,4}[ab0-9/%+.]{0,20}".prop_map(String::into_bytes),
         ]) {
             match keys().decode(&bytes) {
                 Ok(key) => prop_assert_eq!(keys().encode(&key).into_bytes(), bytes),
@@ -304,6 +311,7 @@ pub(in crate::engine::etcd) mod tests {
             (RegistryKey::Policy(PolicyScope::Defaults), "p/"),
             (RegistryKey::Policy(PolicyScope::Service(service("web"))), "p/web"),
             (RegistryKey::BatchNote(SessionId(u64::MAX), 3), "b/ffffffffffffffff/3"),
+            (RegistryKey::ReleaseRequest(SessionId(0xab)), "r/00000000000000ab"),
             (RegistryKey::Expirations(service("web")), "x/web"),
         ] {
             assert_eq!(KeySpace::new("eu/1").encode(&key), format!("/callboard/v1/eu%2F1/{expected}"));

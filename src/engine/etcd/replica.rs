@@ -167,6 +167,7 @@ impl EtcdReplica {
             StreamMap::new();
         let mut renewal: Option<Reply<Result<bool, EtcdError>>> = None;
         let mut new_session: Option<Reply<Result<OwnSession, EtcdError>>> = None;
+        let mut asking: Option<Reply<Result<EtcdTransactionResult, EtcdError>>> = None;
         let mut ticks = ticking(TICK);
         let mut renewals = ticking(RENEWAL_INTERVAL);
         let mut closing: Option<Duration> = None;
@@ -174,6 +175,12 @@ impl EtcdReplica {
             if !self.is_session_lost {
                 for (lane, transaction) in self.committer.fill(&self.stored, self.clock.now()) {
                     replies.insert(lane, self.send(lane, transaction, Duration::ZERO));
+                }
+                if asking.is_none()
+                    && let Some(request) = self.committer.release_request()
+                {
+                    let client = self.client.clone();
+                    asking = Some(Box::pin(async move { client.transact(&request).await }));
                 }
             }
             if let Some(end) = closing
@@ -201,6 +208,12 @@ impl EtcdReplica {
                     Some(message) => self.take_message(message),
                     None => closing = Some(self.clock.since_start() + CLOSE_TIMEOUT),
                 },
+                asked = wait_for(&mut asking) => {
+                    asking = None;
+                    if let Err(error) = asked {
+                        tracing::debug!(%error, "a request to release instances was not confirmed");
+                    }
+                }
                 renewed = wait_for(&mut renewal) => {
                     renewal = None;
                     self.take_renewal(renewed);
@@ -269,6 +282,7 @@ impl EtcdReplica {
         for note in &applied.notes {
             self.committer.resolve(*note, applied, self.clock.since_start());
         }
+        self.committer.take_releases(applied, now);
         for epoch in &applied.ended_sessions {
             if *epoch == self.committer.session().epoch {
                 self.lose_session("etcd has deleted it");
@@ -399,6 +413,7 @@ impl EtcdReplica {
     fn tick(&mut self) {
         let now = self.clock.since_start();
         self.committer.expire_callers(now);
+        self.committer.release(self.clock.now());
         self.freeze_if_unconfirmed();
         self.metrics.session_confirmed.set(i64::from(!self.status.is_frozen()));
         self.metrics.watch_age.set(i64::try_from(self.status.watch_age(now).as_secs()).unwrap_or(i64::MAX));

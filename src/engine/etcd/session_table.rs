@@ -48,6 +48,11 @@ impl SessionTable {
         self.live.contains_key(&epoch)
     }
 
+    /// Returns the epoch of a live session.
+    pub fn epoch_of(&self, id: SessionId) -> Option<SessionEpoch> {
+        self.ids.get(&id).copied()
+    }
+
     /// Live session with this epoch.
     pub fn get(&self, epoch: SessionEpoch) -> Option<&ReplicaSession> {
         self.live.get(&epoch)

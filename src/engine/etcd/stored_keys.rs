@@ -3,7 +3,11 @@
 use std::collections::HashMap;
 
 use super::{instance_value::SessionHolder, keys::RegistryKey, position::CommitPosition, session_table::SessionTable};
-use crate::{engine::record::unknown_fields::UnknownFields, model::Revision, registry::Entry};
+use crate::{
+    engine::record::unknown_fields::UnknownFields,
+    model::Revision,
+    registry::{Entry, SessionEpoch},
+};
 
 /// Knowledge about keys that the registry does not have.
 #[derive(Debug, Default)]
@@ -57,9 +61,9 @@ impl StoredKeys {
         self.kept.get(key).map(|kept| kept.unknown.clone()).unwrap_or_default()
     }
 
-    /// Returns the holder of an entry, for its next value.
-    pub fn holder(&self, entry: &Entry) -> SessionHolder {
-        let replica = self.sessions.get(entry.holder).map(|session| session.replica.clone()).unwrap_or_default();
-        SessionHolder { epoch: entry.holder, replica }
+    /// Returns a session as the holder in the next value of an instance.
+    pub fn session_holder(&self, epoch: SessionEpoch) -> SessionHolder {
+        let replica = self.sessions.get(epoch).map(|session| session.replica.clone()).unwrap_or_default();
+        SessionHolder { epoch, replica }
     }
 }

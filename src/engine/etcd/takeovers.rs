@@ -13,7 +13,7 @@ use super::{
 use crate::{
     metrics::EtcdMetrics,
     model::{InstanceId, LeaseId, ServiceName},
-    registry::{ClockReading, Entry, Registry, SessionEpoch},
+    registry::{ClockReading, Command, Entry, Registry, SessionEpoch},
 };
 
 /// Interval at which instances without a lease whose holder is gone are looked at.
@@ -54,7 +54,8 @@ impl Takeovers {
         Self { registry, metrics, claims, left, next_adoption: Duration::ZERO }
     }
 
-    /// Claims an instance, unless it was claimed a short time ago. A live holder loses it at most once in a TTL.
+    /// Claims an instance, unless it was claimed a short time ago. A live holder loses it at most twice in a TTL: if it has claimed the
+    /// instance back meanwhile, a program that sends its heartbeats here must be heard before the lease expires there.
     pub fn claim(
         &mut self,
         (service, id): InstanceKey,
@@ -68,14 +69,14 @@ impl Takeovers {
             return;
         }
         let ttl = entry.lease.as_ref().map_or(SESSION_TTL, |lease| lease.terms().ttl());
-        let interval = if stored.sessions.is_live(entry.holder) { ttl } else { MIN_CLAIM_INTERVAL };
+        let interval = if stored.sessions.is_live(entry.holder) { ttl / 2 } else { MIN_CLAIM_INTERVAL };
         let key = (service, id);
         if self.claims.get(&key).is_some_and(|last| now.saturating_sub(*last) < interval) {
             return;
         }
         self.metrics.takeovers.inc();
         self.claims.insert(key.clone(), now);
-        committer.push_claim(key.0, key.1, lease, now);
+        committer.push_command(Command::Claim { service: key.0, id: key.1, lease, from: entry.holder }, now);
     }
 
     /// Claims everything that an earlier session of this replica holds.
@@ -89,7 +90,8 @@ impl Takeovers {
         let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
         self.metrics.takeovers.inc();
         self.claims.insert((service.clone(), id.clone()), now);
-        committer.push_claim(service, id, entry.lease.as_ref().map(|lease| lease.id), now);
+        let lease = entry.lease.as_ref().map(|lease| lease.id);
+        committer.push_command(Command::Claim { service, id, lease, from: entry.holder }, now);
     }
 
     /// Makes the leases of a session that has ended expire here, after the time in which their programs can reach another replica.

@@ -23,6 +23,7 @@ impl WriteGuard<'_> {
             && !lease.expires_here()
             && let Some(service) = self.registry.find(&entry.instance.service)
         {
+            lease.set_orphaned_at(now.lease);
             self.registry.leases.set_duty(lease, LeaseDuty::Orphaned, now.lease + millis(delay));
             self.registry.self_preservation.begins(lease, service.lease_counter(), entry.instance.conditions.suspect);
         }

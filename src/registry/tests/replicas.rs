@@ -206,14 +206,64 @@ fn other_boot_cannot_take_over_lease_that_another_replica_holds() {
 fn claim_applies_to_the_registration_with_the_lease_only() {
     let replica = Replica::new();
     replica.put("a", 1, ELSEWHERE, 0);
-    let claim = |instance: &str, lease| {
-        let command = Command::Claim { service: name("web"), id: id(instance), lease };
+    let claim = |instance: &str, lease, from| {
+        let command = Command::Claim { service: name("web"), id: id(instance), lease, from };
         replica.0.order().decide(command, at(0)).unwrap().0
     };
-    assert!(matches!(claim("a", Some(LeaseId(1))), Decision::Apply(ProposedChange::Put { is_new: false, .. })));
-    assert!(matches!(claim("a", Some(LeaseId(2))), Decision::NoOp));
-    assert!(matches!(claim("a", None), Decision::NoOp));
-    assert!(matches!(claim("b", None), Decision::NoOp));
+    let first = Some(LeaseId(1));
+    assert!(matches!(claim("a", first, ELSEWHERE), Decision::Apply(ProposedChange::Put { is_new: false, .. })));
+    assert!(matches!(claim("a", Some(LeaseId(2)), ELSEWHERE), Decision::NoOp));
+    assert!(matches!(claim("a", None, ELSEWHERE), Decision::NoOp));
+    assert!(matches!(claim("b", None, ELSEWHERE), Decision::NoOp));
+    assert!(matches!(claim("a", first, SessionEpoch(9)), Decision::NoOp), "a further replica has claimed it");
+}
+
+#[test]
+fn instance_is_released_only_once_its_stream_is_broken() {
+    let replica = Replica::new();
+    let lease = replica.put("a", 1, HERE, 0).lease.clone().unwrap();
+    let release = || {
+        let command = Command::Release { service: name("web"), id: id("a"), to: ELSEWHERE };
+        replica.0.order().decide(command, at(100)).unwrap().0
+    };
+    let stream = replica.0.leases().new_stream_id();
+    lease.renew(100, Some(stream)).unwrap();
+    assert!(matches!(release(), Decision::NoOp));
+    lease.stream_broken(stream, 100);
+    assert!(matches!(release(), Decision::Apply(ProposedChange::Put { is_new: false, .. })));
+}
+
+#[test]
+fn released_instance_is_taken_over_unless_a_heartbeat_arrives() {
+    let replica = Replica::new();
+    let register = || {
+        let command = Command::Register(register("web", "a", "other", 2));
+        replica.0.order().decide(command, at(100)).map(drop)
+    };
+    replica.put("a", 1, ELSEWHERE, 0);
+    let lease = replica.put("a", 1, HERE, 100).lease.clone().unwrap();
+    assert!(register().is_err(), "this replica does not know that the stream is broken");
+    lease.stream_broke_elsewhere();
+    assert!(register().is_ok());
+    lease.renew(100, Some(replica.0.leases().new_stream_id())).unwrap();
+    lease.stream_broke_elsewhere();
+    assert!(register().is_err(), "the old boot is alive");
+}
+
+#[test]
+fn orphan_is_taken_over_after_half_of_its_ttl_without_a_heartbeat() {
+    let replica = Replica::new();
+    let entry = replica.put("a", 1, ELSEWHERE, 0);
+    let lease = entry.lease.clone().unwrap();
+    // Its program was here before, and went to the other replica.
+    let stream = replica.0.leases().new_stream_id();
+    lease.renew(0, Some(stream)).unwrap();
+    lease.stream_broken(stream, 0);
+    replica.0.order().expire_here(&entry, Duration::from_secs(12), at(1_000));
+    assert_eq!(lease.can_be_taken_over(1_000), Err(Duration::from_millis(TTL / 2)));
+    assert_eq!(lease.can_be_taken_over(1_000 + TTL / 2), Ok(()));
+    lease.renew(1_000 + TTL / 2, Some(replica.0.leases().new_stream_id())).unwrap();
+    assert_eq!(lease.can_be_taken_over(1_000 + TTL / 2), Err(Duration::from_millis(TTL / 2)), "it has come back");
 }
 
 #[test]

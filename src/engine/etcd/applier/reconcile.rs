@@ -37,6 +37,7 @@ impl Applier {
                 RegistryKey::Meta
                 | RegistryKey::Session(_)
                 | RegistryKey::BatchNote(..)
+                | RegistryKey::ReleaseRequest(_)
                 | RegistryKey::Expirations(_) => {}
             }
         }
@@ -87,7 +88,7 @@ impl Applier {
                     }
                 }
                 RegistryKey::Meta => applied.other_registry |= !self.is_same_registry(Some(entry)),
-                RegistryKey::Session(_) | RegistryKey::Expirations(_) => {}
+                RegistryKey::Session(_) | RegistryKey::ReleaseRequest(_) | RegistryKey::Expirations(_) => {}
             }
         }
         applied.other_registry |= !known.contains(&RegistryKey::Meta);

@@ -71,7 +71,8 @@ impl Replicas {
     }
 
     async fn claim(&mut self, replica: usize) {
-        self.submit(replica, Command::Claim { service: service(), id: instance(), lease: None }).await;
+        let from = self.entry().unwrap().holder;
+        self.submit(replica, Command::Claim { service: service(), id: instance(), lease: None, from }).await;
     }
 
     /// Has all runners take their changes, and waits for what they submit.
@@ -399,6 +400,7 @@ async fn checks_of_a_node_run_at_its_holder_only() {
     };
     replicas.submit(0, Command::RegisterWithoutLease(Box::new(registration))).await;
     assert_eq!(replicas.scheduled(), [1, 0]);
-    replicas.submit(1, Command::Claim { service: node, id: InstanceId::of_node("n"), lease: None }).await;
+    let from = replicas.engines[0].registry().session();
+    replicas.submit(1, Command::Claim { service: node, id: InstanceId::of_node("n"), lease: None, from }).await;
     assert_eq!(replicas.scheduled(), [0, 1]);
 }
