@@ -131,6 +131,8 @@ pub struct ConsulConfig {
     pub datacenter: String,
     /// Name of this node. `None` means the host name.
     pub node_name: Option<String>,
+    /// Address of this node. `None` means that of the listener.
+    pub node_address: Option<IpAddr>,
     /// UUID of this node. `None` means the stored one, or a new one.
     pub node_id: Option<String>,
     /// Metadata of this node.
@@ -144,6 +146,7 @@ impl Default for ConsulConfig {
         Self {
             datacenter: "dc1".to_owned(),
             node_name: None,
+            node_address: None,
             node_id: None,
             node_meta: Metadata::default(),
             max_blocking_queries: NonZeroU32::MIN.saturating_add(9_999),
@@ -313,9 +316,13 @@ impl Config {
         self.etcd.as_ref().and_then(|etcd| etcd.replica.clone()).unwrap_or_else(host_name)
     }
 
-    /// Returns the address of this node: that of the HTTP listener, or the loopback address if it listens on all addresses.
+    /// Returns the address of this node: as configured, or that of the HTTP listener, or the loopback address if it listens on all
+    /// addresses.
     #[must_use]
     pub fn node_address(&self) -> IpAddr {
+        if let Some(configured) = self.consul.node_address {
+            return configured;
+        }
         let listens = self.http.or(self.http_tls).map(|address| address.ip());
         listens.filter(|ip| !ip.is_unspecified()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
     }
@@ -343,6 +350,7 @@ fn consul(layers: &[RawSettings], default: ConsulConfig) -> Result<ConsulConfig,
     Ok(ConsulConfig {
         datacenter: set(layers, SettingKey::Datacenter, value::datacenter, default.datacenter)?,
         node_name: set(layers, SettingKey::NodeName, value::node_name, None)?,
+        node_address: set(layers, SettingKey::NodeAddress, value::ip_address, None)?,
         node_id: set(layers, SettingKey::NodeId, value::uuid, None)?,
         node_meta: set(layers, SettingKey::NodeMeta, value::metadata, default.node_meta)?,
         max_blocking_queries: set(layers, SettingKey::MaxBlockingQueries, value::limit, default.max_blocking_queries)?,

@@ -1,6 +1,7 @@
 //! The client of etcd and replicas of a registry, against real clusters and their faults. `just etcd` runs these tests with a
 //! released etcd, and those of the client once more with Debian's old one.
 
+mod consul_agent;
 mod cut_off;
 mod failover;
 mod large;

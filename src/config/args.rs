@@ -150,6 +150,9 @@ pub struct ServeArgs {
     /// Name of this node in Consul's API and in DNS [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
+    /// IP address of this node in Consul's API and in DNS [default: that of the listener, or 127.0.0.1]
+    #[arg(long, value_name = "IP")]
+    pub node_address: Option<String>,
     /// UUID of this node in Consul's API [default: generated at the first start]
     #[arg(long, value_name = "UUID")]
     pub node_id: Option<String>,
@@ -240,6 +243,7 @@ impl ServeArgs {
             SettingKey::CheckAllowCidr => joined(&self.check_allow_cidr),
             SettingKey::Datacenter => self.datacenter.clone(),
             SettingKey::NodeName => self.node_name.clone(),
+            SettingKey::NodeAddress => self.node_address.clone(),
             SettingKey::NodeId => self.node_id.clone(),
             SettingKey::NodeMeta => joined(&self.node_meta),
             SettingKey::MaxBlockingQueries => self.max_blocking_queries.clone(),

@@ -70,12 +70,13 @@ mod tests {
     use super::*;
 
     /// Defaults that are phrases, not values.
-    const PHRASES: [&str; 8] = [
+    const PHRASES: [&str; 9] = [
         "none",
         "one for each core",
         "four fifths of the file descriptors",
         "any address but link-local ones and those of cloud metadata",
         "the host name",
+        "that of the listener, or 127.0.0.1",
         "generated at the first start",
         "those of the system",
         "IP addresses and localhost",

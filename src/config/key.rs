@@ -65,6 +65,7 @@ setting_keys! {
     CheckAllowCidr = "check_allow_cidr",
     Datacenter = "datacenter",
     NodeName = "node_name",
+    NodeAddress = "node_address",
     NodeId = "node_id",
     NodeMeta = "node_meta",
     MaxBlockingQueries = "max_blocking_queries",

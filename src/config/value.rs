@@ -287,6 +287,12 @@ pub(super) fn uuid(text: &str) -> Result<Option<String>, ValueError> {
     Err(ValueError::new("is not a UUID", "write a UUID such as 8f246b77-f3e1-ff88-5b48-8ec93abf3e05"))
 }
 
+/// Parses an IP address.
+pub(super) fn ip_address(text: &str) -> Result<Option<IpAddr>, ValueError> {
+    let parsed = text.parse().map(Some);
+    parsed.map_err(|_| ValueError::new("is not an IP address", "write an IP address such as 10.0.0.1"))
+}
+
 /// Parses metadata entries separated by commas.
 pub(super) fn metadata(text: &str) -> Result<Metadata, ValueError> {
     let mut pairs = std::collections::BTreeMap::new();

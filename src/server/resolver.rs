@@ -47,7 +47,7 @@ pub(super) fn start(
 ) -> io::Result<JoinHandle<()>> {
     let node = config.node_name();
     let listens = Some(listener.address().ip()).filter(|ip| !ip.is_unspecified());
-    let address = listens.unwrap_or_else(|| config.node_address());
+    let address = config.consul.node_address.or(listens).unwrap_or_else(|| config.node_address());
     let zone = Zone::new(&config.dns_domain, &config.consul.datacenter, &node, config.dns_ttl, address);
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let (packets, connections) = {

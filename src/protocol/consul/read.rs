@@ -198,7 +198,8 @@ impl Consul {
             "Meta": {"consul-network-segment": "", "consul-version": VERSION},
             "Stats": {"agent": {"check_monitors": "0", "check_ttls": "0", "checks": self.checks.count().to_string(),
                 "services": self.registry().service_count().to_string()},
-                "build": {"callboard": env!("CARGO_PKG_VERSION"), "version": VERSION}},
+                "build": {"callboard": env!("CARGO_PKG_VERSION"), "version": VERSION},
+                "callboard": {"replica": self.context.replica}},
             "xDS": {},
         })
     }
