@@ -42,6 +42,7 @@ use crate::{
     model::{Caller, Incarnation, InstanceId, LeaseId, Revision, ServerActor, ServiceName, UnixMillis},
     registry::{
         ClockReading, Command, CommandError, CommandOutcome, PolicyCommand, PolicyError, PolicyOutcome, Registry,
+        SessionEpoch,
     },
 };
 
@@ -88,6 +89,28 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Returns the time, since the start of the process, from which on the engine cannot reach its store: reads are answered from memory,
     /// and writes wait. `None`: it reaches its store, or has none.
     fn degraded_since(&self) -> Option<Duration>;
+
+    /// Returns the time since this process last had all changes for certain. Zero for an engine that is the only writer of its store.
+    fn state_age(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Waits until reads include every write that was acknowledged before the call, at whichever replica. An engine without replicas
+    /// always does that.
+    fn synchronize(&self) -> PendingCommand<()> {
+        PendingCommand::done(Ok(()))
+    }
+
+    /// Waits until the registry has applied a revision that another replica has shown to a reader. An engine without replicas gives no
+    /// revision before it is applied.
+    fn reach(&self, _: Revision) -> PendingCommand<()> {
+        PendingCommand::done(Ok(()))
+    }
+
+    /// Returns the name of the replica with a session. `None` if it is unknown, or the engine has no replicas.
+    fn replica_name(&self, _: SessionEpoch) -> Option<Arc<str>> {
+        None
+    }
 
     /// Stops the engine, and blocks until everything is where a restart finds it. Later commands are answered with
     /// [`EngineError::Stopped`].
@@ -140,6 +163,14 @@ pub enum EngineError {
     /// The engine cannot reach its store, and the command was not executed.
     #[error("{reason}, so the write was not done: try again in {}", humantime::format_duration(*retry))]
     Unavailable {
+        /// Reason, with the store.
+        reason: String,
+        /// Time after which to try again.
+        retry: Duration,
+    },
+    /// The state of this process was not confirmed to be current in time.
+    #[error("{reason}: ask another replica, or try again in {}", humantime::format_duration(*retry))]
+    NotCurrent {
         /// Reason, with the store.
         reason: String,
         /// Time after which to try again.

@@ -93,6 +93,8 @@ use self_preservation::SelfPreservation;
 use service::{Service, ServiceState};
 use settling::Settling;
 
+/// Minimum revision of what is configured. Consul shows a node as created one revision before it is described.
+const MIN_CONFIGURED_REVISION: Revision = Revision(2);
 /// Number of services that [`Registry::each_service`] reads at a time.
 const SERVICES_PER_PAGE: usize = 1_000;
 /// Maximum number of events in the history of all services.
@@ -157,6 +159,8 @@ pub struct Registry {
     policies: PolicyTable,
     /// Revision before the first one of this process.
     start_revision: Revision,
+    /// Revision up to which processes that share the registry may not know when something changed.
+    index_floor: AtomicU64,
     /// Session of this process, by which it holds entries.
     session: AtomicU64,
     leases: LeaseTable,
@@ -189,6 +193,7 @@ impl Registry {
             consul_index: ConsulIndex::default(),
             policies: PolicyTable::default(),
             start_revision: start,
+            index_floor: AtomicU64::new(start.0),
             session: AtomicU64::new(SessionEpoch::default().0),
             leases: LeaseTable::new(now.lease),
             self_preservation: SelfPreservation::new(),
@@ -371,6 +376,20 @@ impl Registry {
     #[must_use]
     pub fn start_revision(&self) -> Revision {
         self.start_revision
+    }
+
+    /// Revision up to which processes that share the registry may not know when something changed, because one of them started there. Indexes
+    /// are not below it, so that all processes show the same.
+    #[must_use]
+    pub fn index_floor(&self) -> Revision {
+        Revision(self.index_floor.load(Ordering::Acquire))
+    }
+
+    /// Revision of what is not registered but configured: the local node, and the service that stands for the registry itself. Replicas
+    /// show the same.
+    #[must_use]
+    pub fn configured_revision(&self) -> Revision {
+        if self.has_replicas() { MIN_CONFIGURED_REVISION } else { self.start_revision.max(MIN_CONFIGURED_REVISION) }
     }
 
     /// Returns a node, as an instance. Upper and lower case are the same in `name`; it is empty for the local node.

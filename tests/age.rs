@@ -131,7 +131,7 @@ async fn stock_channel_at_maximum_age_loses_no_processed_call() {
     client.register(instance("web", "a")).await.unwrap();
     let until = wall() + OBSERVED;
     while wall() < until {
-        let request = GetInstanceRequest { service: "web".to_owned(), id: "a".to_owned() };
+        let request = GetInstanceRequest { service: "web".to_owned(), id: "a".to_owned(), ..Default::default() };
         if let Err(status) = within("GetInstance", client.discovery.clone().get_instance(request)).await {
             assert!(was_not_processed(&status), "{status:?}");
         }

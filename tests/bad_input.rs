@@ -132,7 +132,7 @@ async fn invalid_call_is_rejected_with_its_field() {
     assert_refused(&client.discovery.clone().list_instances(list("", "")).await.unwrap_err(), "service");
     let filter = client.discovery.clone().list_instances(list("good", "colour == red")).await.unwrap_err();
     assert_eq!(filter.get_details_bad_request().unwrap().field_violations[0].field, "filter");
-    let get = GetInstanceRequest { service: "good".to_owned(), id: "no id".to_owned() };
+    let get = GetInstanceRequest { service: "good".to_owned(), id: "no id".to_owned(), ..Default::default() };
     assert_refused(&client.discovery.clone().get_instance(get).await.unwrap_err(), "id");
     bystander.assert_unaffected().await;
 }
@@ -141,7 +141,7 @@ async fn invalid_call_is_rejected_with_its_field() {
 async fn missing_instance_is_named_in_the_error() {
     let server = TestServer::open();
     let client = server.client().await;
-    let get = GetInstanceRequest { service: "web".to_owned(), id: "a".to_owned() };
+    let get = GetInstanceRequest { service: "web".to_owned(), id: "a".to_owned(), ..Default::default() };
     let update =
         UpdateInstanceRequest { service: "web".to_owned(), id: "a".to_owned(), weight: 3, ..Default::default() };
     for status in [

@@ -186,7 +186,11 @@ async fn heartbeats_report_the_load_of_the_server() {
     let client = server.client().await;
     let reported = async {
         loop {
-            let request = callboard::pb::callboard::v1::GetInstanceRequest { service: "echo".into(), id: "a".into() };
+            let request = callboard::pb::callboard::v1::GetInstanceRequest {
+                service: "echo".into(),
+                id: "a".into(),
+                ..Default::default()
+            };
             let answer = client.discovery.clone().get_instance(request).await.unwrap().into_inner();
             match answer.load {
                 Some(load) if load.requests > 0 => return load,

@@ -209,7 +209,7 @@ async fn load_reports_become_weights_with_few_publications() {
     assert!((0.5..0.63).contains(&weight), "half of the configured weight, within a fifth: {weight}");
 
     let effective = |id: &str| {
-        let request = GetInstanceRequest { service: "web".to_owned(), id: id.to_owned() };
+        let request = GetInstanceRequest { service: "web".to_owned(), id: id.to_owned(), ..Default::default() };
         let mut discovery = client.discovery.clone();
         async move { discovery.get_instance(request).await.unwrap().into_inner() }
     };

@@ -6,6 +6,7 @@ mod cut_off;
 mod failover;
 mod large;
 mod other_boots;
+mod reads;
 mod replicas;
 mod secured_replicas;
 mod security;

@@ -44,7 +44,11 @@ async fn assert_killed_instance_is_removed(more: &[&str], allowed: u64) {
     }
     // The stream that carries the heartbeats is open once the registry says that it is.
     let connected = async || {
-        let request = callboard::pb::callboard::v1::GetInstanceRequest { service: "web".into(), id: "a".into() };
+        let request = callboard::pb::callboard::v1::GetInstanceRequest {
+            service: "web".into(),
+            id: "a".into(),
+            ..Default::default()
+        };
         let answer = serve.client().await.discovery.get_instance(request).await.unwrap();
         answer.into_inner().lease.unwrap().connected
     };

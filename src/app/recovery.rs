@@ -80,6 +80,7 @@ impl Commands {
                         error @ (EngineError::PolicyRejected(_)
                         | EngineError::Overloaded { .. }
                         | EngineError::Unavailable { .. }
+                        | EngineError::NotCurrent { .. }
                         | EngineError::Unconfirmed { .. }
                         | EngineError::Stopped
                         | EngineError::OutcomeUnknown),

@@ -44,6 +44,9 @@ struct EventView {
     status_before: Option<&'static str>,
     status_after: Option<&'static str>,
     caller: CallerView,
+    /// Replica that held the instance. Only if the registry has replicas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holder: Option<String>,
 }
 
 /// Originator of an event.
@@ -102,13 +105,14 @@ impl From<Event> for EventView {
             service: event.service,
             instance_id: event.instance_id,
             caller: event.caller.unwrap_or_default().into(),
+            holder: set(event.holder),
         }
     }
 }
 
 impl Printable for EventView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) =
-        (&["TIME", "SERVICE", "INSTANCE", "EVENT", "STATUS", "CALLER"], &["REVISION"]);
+        (&["TIME", "SERVICE", "INSTANCE", "EVENT", "STATUS", "CALLER"], &["REVISION", "HOLDER"]);
 
     fn cells(&self) -> Vec<String> {
         let event = match self.reason {
@@ -127,6 +131,7 @@ impl Printable for EventView {
             status,
             self.caller.cell(),
             self.revision.to_string(),
+            or_dash(self.holder.as_deref()),
         ]
     }
 
@@ -184,6 +189,7 @@ mod tests {
             status_before: before.into(),
             status_after: after.into(),
             caller: Some(Caller { kind: CallerKind::Expiry.into(), ..Caller::default() }),
+            holder: "replica-1".to_owned(),
         })
     }
 
@@ -191,7 +197,7 @@ mod tests {
     fn removal_shows_its_reason() {
         use InstanceStatus::{Serving, Unspecified};
         let removed = event(EventKind::Removed, RemovalReason::Expired, Serving, Unspecified);
-        assert_eq!(removed.cells(), ["-", "web", "a", "removed (expired)", "-", "expiry", "7"]);
+        assert_eq!(removed.cells(), ["-", "web", "a", "removed (expired)", "-", "expiry", "7", "replica-1"]);
         assert_eq!((removed.reason, removed.status_after), (Some("expired"), None));
     }
 

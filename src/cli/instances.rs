@@ -1,6 +1,6 @@
 //! `callboard instances`: the instances of a service.
 
-use std::process::ExitCode;
+use std::{iter, process::ExitCode};
 
 use clap::Args;
 
@@ -8,6 +8,7 @@ use super::{
     connection::{ServerArgs, with_deadline},
     error::CliError,
     output::{self, OutputArgs},
+    staleness::warn_of_staleness,
     terminal::escape,
     view::InstanceView,
 };
@@ -24,6 +25,9 @@ pub(crate) struct InstancesArgs {
     /// Only instances of this subset, as `callboard subset list` shows it
     #[arg(long, value_name = "SUBSET")]
     subset: Option<String>,
+    /// Include every write that was acknowledged before, at whichever replica
+    #[arg(long)]
+    consistent: bool,
     #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
@@ -34,6 +38,7 @@ pub(crate) async fn run(args: InstancesArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let filter = args.filter.unwrap_or_default();
     let subset = args.subset.unwrap_or_default();
+    let mut staleness = None;
     let instances = connection.pages(usize::MAX, async |server, page_token| {
         let request = with_deadline(ListInstancesRequest {
             service: args.service.clone(),
@@ -41,11 +46,17 @@ pub(crate) async fn run(args: InstancesArgs) -> Result<ExitCode, CliError> {
             page_size: 0,
             page_token,
             subset: subset.clone(),
+            consistent: args.consistent,
         });
         let page = server.call(server.discovery().list_instances(request)).await?;
-        Ok((page.instances, page.next_page_token))
+        staleness = page.staleness.or(staleness.take());
+        let holders = page.holders.into_iter().chain(iter::repeat(String::new()));
+        Ok((page.instances.into_iter().zip(holders).collect(), page.next_page_token))
     });
-    let instances: Vec<InstanceView> = instances.await?.into_iter().map(InstanceView::from).collect();
+    let instances = instances.await?.into_iter();
+    let instances: Vec<_> =
+        instances.map(|(instance, holder)| InstanceView::from(instance).with_holder(holder)).collect();
+    warn_of_staleness(staleness.as_ref());
     let which = if filter.is_empty() && subset.is_empty() { "" } else { " matching" };
     let empty = format!("no{which} instances of {}", escape(&args.service));
     output::list(args.output.format, &instances, &empty)?;

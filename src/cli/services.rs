@@ -9,6 +9,7 @@ use super::{
     connection::{ServerArgs, with_deadline},
     error::CliError,
     output::{self, OutputArgs, Printable},
+    staleness::warn_of_staleness,
 };
 use crate::pb::callboard::v1::{ListServicesRequest, ServiceSummary};
 
@@ -17,6 +18,9 @@ pub(crate) struct ServicesArgs {
     /// Only services whose name starts with this
     #[arg(long)]
     prefix: Option<String>,
+    /// Include every write that was acknowledged before, at whichever replica
+    #[arg(long)]
+    consistent: bool,
     #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
@@ -58,12 +62,20 @@ impl Printable for ServiceSummaryView {
 pub(crate) async fn run(args: ServicesArgs) -> Result<ExitCode, CliError> {
     let connection = args.server.connect()?;
     let prefix = args.prefix.unwrap_or_default();
+    let mut staleness = None;
     let services = connection.pages(usize::MAX, async |server, page_token| {
-        let request = with_deadline(ListServicesRequest { prefix: prefix.clone(), page_size: 0, page_token });
+        let request = with_deadline(ListServicesRequest {
+            prefix: prefix.clone(),
+            page_size: 0,
+            page_token,
+            consistent: args.consistent,
+        });
         let page = server.call(server.discovery().list_services(request)).await?;
+        staleness = page.staleness.or(staleness.take());
         Ok((page.services, page.next_page_token))
     });
     let services: Vec<ServiceSummaryView> = services.await?.into_iter().map(ServiceSummaryView::from).collect();
+    warn_of_staleness(staleness.as_ref());
     output::list(args.output.format, &services, "no services")?;
     Ok(ExitCode::SUCCESS)
 }

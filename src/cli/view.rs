@@ -29,6 +29,9 @@ pub(crate) struct InstanceView {
     registered_at: Option<String>,
     registered_revision: u64,
     pub(crate) revision: u64,
+    /// Replica that holds the instance. Only in lists, and only if the registry has replicas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holder: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -59,6 +62,7 @@ impl From<Instance> for InstanceView {
             registered_at: time(instance.registered_at),
             registered_revision: instance.registered_revision,
             revision: instance.revision,
+            holder: None,
         }
     }
 }
@@ -78,6 +82,11 @@ impl AddressView {
 }
 
 impl InstanceView {
+    /// Adds the name of the replica that holds the instance, if it is not empty.
+    pub(crate) fn with_holder(self, holder: String) -> Self {
+        Self { holder: set(holder), ..self }
+    }
+
     /// Returns the primary address.
     pub(crate) fn address(&self) -> String {
         self.addresses.first().map(|first| host_port(&first.host, first.port)).unwrap_or_default()
@@ -106,7 +115,7 @@ impl InstanceView {
 impl Printable for InstanceView {
     const COLUMNS: (&'static [&'static str], &'static [&'static str]) = (
         &["ID", "ADDRESS", "STATUS", "WEIGHT", "ZONE", "TAGS"],
-        &["METADATA", "REGION", "SUB-ZONE", "OTHER ADDRESSES", "REGISTERED", "REVISION"],
+        &["METADATA", "REGION", "SUB-ZONE", "OTHER ADDRESSES", "REGISTERED", "REVISION", "HOLDER"],
     );
 
     fn cells(&self) -> Vec<String> {
@@ -124,6 +133,7 @@ impl Printable for InstanceView {
             or_dash(set(others.collect::<Vec<_>>().join(",")).as_deref()),
             or_dash(self.registered_at.as_deref()),
             self.revision.to_string(),
+            or_dash(self.holder.as_deref()),
         ]
     }
 

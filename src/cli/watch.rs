@@ -2,7 +2,10 @@
 
 mod line;
 
-use std::{process::ExitCode, time::SystemTime};
+use std::{
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use clap::Args;
 
@@ -35,6 +38,9 @@ pub(crate) struct WatchArgs {
     /// Only instances of this subset of the one service
     #[arg(long, value_name = "SUBSET", conflicts_with_all = ["prefix", "all"])]
     subset: Option<String>,
+    /// Begin with every write that was acknowledged before, at whichever replica
+    #[arg(long)]
+    consistent: bool,
     #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
@@ -51,10 +57,12 @@ pub(crate) async fn run(args: WatchArgs) -> Result<ExitCode, CliError> {
         everything: args.all,
         filter: args.filter.unwrap_or_default(),
         subset: args.subset.unwrap_or_default(),
+        consistent: args.consistent,
         ..WatchRequest::default()
     };
     let mut watch = Watch::new(&servers, request);
     let mut errors = ErrorPrinter::default();
+    let mut is_stale = false;
     loop {
         let event = watch.next().await;
         let event = event.map_err(|error| CliError::Call { address: servers.to_string(), error })?;
@@ -66,11 +74,21 @@ pub(crate) async fn run(args: WatchArgs) -> Result<ExitCode, CliError> {
                 print_stderr(&format!("connected to {}", server.unwrap_or_default()));
                 errors.clear();
             }
-            WatchEvent::Degraded => print_stderr("the registry cannot reach its store: changes may be late"),
+            WatchEvent::Degraded { age, .. } => {
+                if !std::mem::replace(&mut is_stale, true) {
+                    print_stderr(&format!(
+                        "the registry has not reached its store for {}: the instances above may be out of date",
+                        humantime::format_duration(Duration::from_secs(age.as_secs()))
+                    ));
+                }
+            }
             WatchEvent::Settling => print_stderr(
                 "the registry restarted and waits for instances to register again: the instances above are kept until it has settled",
             ),
             event => {
+                if matches!(event, WatchEvent::Bookmark { .. }) && std::mem::take(&mut is_stale) {
+                    print_stderr("the registry reaches its store again");
+                }
                 for line in lines.read(event, now()) {
                     output::one(format, &line, line.name().as_deref(), line.text())?;
                 }

@@ -50,14 +50,11 @@ impl InstanceSet {
                 self.policy = balancing.policy;
                 true
             }
-            WatchEvent::Bookmark { revision } => {
+            WatchEvent::Bookmark { revision } | WatchEvent::Degraded { revision, .. } => {
                 self.revision = Some(revision);
                 false
             }
-            WatchEvent::Degraded
-            | WatchEvent::Settling
-            | WatchEvent::Disconnected { .. }
-            | WatchEvent::Reconnected { .. } => false,
+            WatchEvent::Settling | WatchEvent::Disconnected { .. } | WatchEvent::Reconnected { .. } => false,
         }
     }
 

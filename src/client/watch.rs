@@ -8,7 +8,7 @@ use tonic::{Streaming, transport::Channel};
 
 use super::{Backoff, ClientError, Servers, StreamConnector, degraded_servers::DegradedServers};
 use crate::pb::callboard::v1::{
-    Balancing, Change, EffectiveWeight, Instance, Notice, ResetReason, WatchRequest, WatchResponse, change,
+    Balancing, Bookmark, Change, EffectiveWeight, Instance, Notice, ResetReason, WatchRequest, WatchResponse, change,
     discovery_service_client::DiscoveryServiceClient, watch_response::Message,
 };
 
@@ -44,8 +44,14 @@ pub enum WatchEvent {
     /// Weights and policy by which calls to a service are to be balanced. They replace the earlier ones of the service. A
     /// watch of a prefix or of everything forgets those of all services at each [`WatchEvent::Synced`].
     Balancing(Balancing),
-    /// The registry answers, but cannot reach its store: changes may be late.
-    Degraded,
+    /// The registry answers, but cannot reach its store: there may be changes that it does not know. Sent again from time to time while
+    /// that lasts; then a [`WatchEvent::Bookmark`] follows.
+    Degraded {
+        /// Revision of the instances known now.
+        revision: u64,
+        /// Time since the registry last had all changes for certain.
+        age: Duration,
+    },
     /// The registry lost registrations in a restart and waits for the instances to register again. Keep using the instances
     /// known so far; a [`WatchEvent::Reset`] follows.
     Settling,
@@ -205,7 +211,9 @@ impl Watch {
             sleep_until(at).await;
         }
         let mut client: DiscoveryServiceClient<Channel> = DiscoveryServiceClient::new(self.connector.channel());
-        let request = WatchRequest { resume_token: self.reader.token.clone(), ..self.request.clone() };
+        // A stream that resumes does not go back, and must not wait for a store that is out of reach.
+        let consistent = self.request.consistent && self.reader.token.is_empty();
+        let request = WatchRequest { resume_token: self.reader.token.clone(), consistent, ..self.request.clone() };
         let opened = timeout(OPEN_TIMEOUT, client.watch(request)).await;
         self.stream = Some(opened.map_err(|_| ClientError::Timeout(OPEN_TIMEOUT))??.into_inner());
         self.degraded.stream_opened();
@@ -288,9 +296,11 @@ impl WatchReader {
                 self.token = part.resume_token;
                 Some(WatchEvent::Changes { changes: std::mem::take(&mut self.pending), revision: part.revision })
             }
-            Message::Bookmark(bookmark) => {
-                self.token = bookmark.resume_token;
-                Some(WatchEvent::Bookmark { revision: bookmark.revision })
+            Message::Bookmark(Bookmark { revision, resume_token, staleness }) => {
+                self.token = resume_token;
+                let Some(staleness) = staleness else { return Some(WatchEvent::Bookmark { revision }) };
+                let age = staleness.age.and_then(|age| age.try_into().ok()).unwrap_or_default();
+                Some(WatchEvent::Degraded { revision, age })
             }
             Message::Balancing(mut balancing) => {
                 self.pending_weights.append(&mut balancing.weights);
@@ -301,9 +311,9 @@ impl WatchReader {
                 Some(WatchEvent::Balancing(balancing))
             }
             Message::Notice(notice) => match Notice::try_from(notice) {
-                Ok(Notice::Degraded) => Some(WatchEvent::Degraded),
                 Ok(Notice::Settling) => Some(WatchEvent::Settling),
-                Ok(Notice::Unspecified | Notice::Reconnect) | Err(_) => None,
+                // A watch learns from bookmarks that the registry cannot reach its store.
+                Ok(Notice::Unspecified | Notice::Reconnect | Notice::Degraded) | Err(_) => None,
             },
         }
     }

@@ -20,6 +20,7 @@
 //! | `takeovers` | instances that this replica begins to hold |
 //! | `stored_keys` | knowledge of keys that the registry does not have |
 //! | `snapshot` | all keys at one revision |
+//! | `waiting_readers` | readers that wait until this replica is recent enough |
 //! | `status` | the state that other threads read |
 //!
 //! # Keys and values
@@ -61,6 +62,7 @@ mod snapshot;
 mod status;
 mod stored_keys;
 mod takeovers;
+mod waiting_readers;
 
 pub mod batch_note;
 pub mod expiration_window;

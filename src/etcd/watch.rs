@@ -233,10 +233,15 @@ impl EtcdWatch {
             return Err(EtcdError::new(EtcdErrorKind::Stalled, EtcdOutcome::Unknown, self.endpoint(), reason));
         }
         self.silent_intervals += 1;
+        self.ask_progress();
+        Ok(())
+    }
+
+    /// Asks for progress now. The member does not answer while it has changes to send.
+    pub fn ask_progress(&self) {
         let request = WatchRequest { request_union: Some(RequestUnion::ProgressRequest(WatchProgressRequest {})) };
         // A queue that is full or closed shows as silence, or as the end of the stream.
         let _unsent = self.requests.try_send(request);
-        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use super::input_cursor::InputCursor;
 use crate::{
     client::{ResetCause, WatchEvent, WatchReader},
     pb::callboard::v1::{
-        Bookmark, Change, Changes, Instance, Removal, Reset, Snapshot, Synced, WatchResponse, change,
+        Bookmark, Change, Changes, Instance, Removal, Reset, Snapshot, Staleness, Synced, WatchResponse, change,
         watch_response::Message,
     },
 };
@@ -50,7 +50,11 @@ fn message(kind: u8, input: &mut InputCursor<'_>) -> Message {
         2 => Message::Reset(Reset { reason: input.byte().into() }),
         3 => Message::Snapshot(Snapshot { instances: (0..input.below(4)).map(instance).collect() }),
         4 => Message::Synced(Synced { revision: input.byte().into(), resume_token: token(input) }),
-        5 => Message::Bookmark(Bookmark { revision: input.byte().into(), resume_token: token(input) }),
+        5 => Message::Bookmark(Bookmark {
+            revision: input.byte().into(),
+            resume_token: token(input),
+            staleness: input.flag().then(Staleness::default),
+        }),
         6 => Message::Notice(input.byte().into()),
         _ => {
             let change = |id: u8| {
@@ -86,8 +90,12 @@ impl ExpectedReader {
                 assert_eq!(message.revision, *revision);
                 *self = Self { token: message.resume_token, partial: false, step: self.step };
             }
-            (Some(Message::Bookmark(message)), Some(WatchEvent::Bookmark { revision })) => {
+            (
+                Some(Message::Bookmark(message)),
+                Some(event @ (WatchEvent::Bookmark { revision } | WatchEvent::Degraded { revision, .. })),
+            ) => {
                 assert_eq!(message.revision, *revision);
+                assert_eq!(message.staleness.is_some(), matches!(event, WatchEvent::Degraded { .. }));
                 self.token = message.resume_token;
             }
             (Some(Message::Changes(message)), event) => {
@@ -102,7 +110,7 @@ impl ExpectedReader {
                 }
             }
             (Some(Message::Balancing(_)), Some(WatchEvent::Balancing(_)))
-            | (Some(Message::Notice(_)), None | Some(WatchEvent::Degraded | WatchEvent::Settling))
+            | (Some(Message::Notice(_)), None | Some(WatchEvent::Settling))
             | (None, None) => {}
             (message, event) => panic!("{message:?} was read as {event:?}"),
         }

@@ -254,6 +254,7 @@ fn watch(input: &mut InputCursor<'_>) -> WatchRequest {
         resume_token: if input.flag() { Bytes::copy_from_slice(input.bytes()) } else { Bytes::new() },
         subset: word(input, &["", "", "v1"]),
         balancing: input.flag(),
+        consistent: input.flag(),
     }
 }
 
@@ -262,11 +263,23 @@ fn list(input: &mut InputCursor<'_>) -> (&'static str, Vec<u8>) {
     match input.below(4) {
         0 => {
             let (service, filter) = (word(input, &["web", "db"]), word(input, FILTERS));
-            let request = ListInstancesRequest { service, filter, page_size, page_token, subset: String::new() };
+            let request = ListInstancesRequest {
+                service,
+                filter,
+                page_size,
+                page_token,
+                consistent: input.flag(),
+                subset: String::new(),
+            };
             (INSTANCES, request.encode_to_vec())
         }
         1 => {
-            let request = ListServicesRequest { prefix: word(input, &["", "w", "web"]), page_size, page_token };
+            let request = ListServicesRequest {
+                prefix: word(input, &["", "w", "web"]),
+                page_size,
+                page_token,
+                consistent: input.flag(),
+            };
             (SERVICES, request.encode_to_vec())
         }
         2 => {

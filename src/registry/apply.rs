@@ -110,6 +110,11 @@ impl WriteGuard<'_> {
         self.registry.applied.fetch_max(revision.0, Ordering::Release);
     }
 
+    /// Records that another process which shares the registry may not know when something changed up to this revision.
+    pub fn raise_index_floor(&mut self, revision: Revision) {
+        self.registry.index_floor.fetch_max(revision.0, Ordering::AcqRel);
+    }
+
     /// Sets the session by which this process holds entries from now on. The leases of the entries that it holds expire here.
     pub fn set_session(&mut self, session: SessionEpoch) {
         self.registry.session.store(session.0, Ordering::Relaxed);

@@ -31,7 +31,7 @@ fn read(subscription: &mut Subscription, registry: &Registry, state: &mut BTreeS
                 }
             }
             Step::Synced(_) => {}
-            Step::Settling => unreachable!("the reader has no token"),
+            Step::Settling | Step::Behind(_) => unreachable!("the reader has no token"),
             Step::Snapshot(SnapshotChunk::Matching(_)) => unreachable!("the reader has no filter"),
             Step::Reset(reason) => panic!("a short history reaches back: {reason:?}"),
             Step::Idle => return subscription.cursor(),

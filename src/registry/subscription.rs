@@ -7,6 +7,7 @@
 //!   token that fits ───────► Changes* ──► Synced ─► (Changes | Idle)*
 //!   token that does not ───► Reset ─► Snapshot* ─► Synced ─► …
 //!     … of an earlier incarnation ─► Settling* ─► Reset ─► …     (while the registry settles)
+//!   token of a replica ahead ──► Behind* ─► Changes* ─► Synced ─► …
 //!   history dropped ───────► Reset ─► Snapshot* ─► Synced ─► …      (at any time later)
 //!   other subset filter ───► Changes                                (at any time later)
 //! ```
@@ -45,6 +46,8 @@ pub enum Step {
     /// Nothing until the registry has settled: the token is of an earlier incarnation, whose instances may still register
     /// again.
     Settling,
+    /// Nothing until the registry has applied this revision, which another replica has sent to the reader.
+    Behind(Revision),
 }
 
 /// Part of a snapshot.
@@ -85,7 +88,7 @@ pub enum ResetReason {
     OtherSelector,
     /// Events since the token or the cursor have been dropped from the logs.
     Compacted,
-    /// The token is of a revision that the registry has not reached.
+    /// The token is of a revision that the registry has not reached, and no replica has.
     FutureRevision,
 }
 
@@ -174,10 +177,21 @@ impl Subscription {
         matches!(self.phase, SubscriptionPhase::New(Some(token)) if registry.must_settle(token.incarnation))
     }
 
+    /// Returns the revision of the token if another replica is ahead of this one. Where there are no replicas, a revision that was not
+    /// reached is lost.
+    fn awaits_revision(&self, registry: &Registry) -> Option<Revision> {
+        let SubscriptionPhase::New(Some(token)) = self.phase else { return None };
+        let is_ahead = mismatch(token, self.digest, registry) == Some(ResetReason::FutureRevision);
+        (is_ahead && registry.has_replicas()).then_some(token.revision)
+    }
+
     /// Returns the next step of the reader.
     pub fn next(&mut self, registry: &Registry) -> Step {
         if self.awaits_settling(registry) {
             return Step::Settling;
+        }
+        if let Some(revision) = self.awaits_revision(registry) {
+            return Step::Behind(revision);
         }
         loop {
             let step = match &mut self.phase {

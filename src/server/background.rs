@@ -1,6 +1,6 @@
 //! Tasks that run for as long as the server does.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use tokio::{
     task::JoinSet,
@@ -19,7 +19,7 @@ const ZONE_LAYOUT_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between two log lines for the same kind of rejected or evicted connections.
 const REJECTION_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Expires leases, reports self-preservation, and ends settling.
+/// Expires leases, reports self-preservation, ends settling, and wakes watches when the engine loses or regains its store.
 pub(super) async fn expire_leases(context: Arc<ServerContext>) {
     let mut ticks = interval(EXPIRY_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -43,6 +43,11 @@ pub(super) async fn expire_leases(context: Arc<ServerContext>) {
         while counting.try_join_next().is_some() {}
         self_preservation.report(context.engine.registry(), &context.metrics);
         context.end_settling(now);
+        let is_degraded = context.engine.is_degraded();
+        if mem::replace(&mut was_degraded, is_degraded) != is_degraded {
+            // Watches tell their clients.
+            context.notifier.wake_all();
+        }
     }
 }
 

@@ -34,7 +34,7 @@ pub mod message {
     }
 
     pub fn bookmark(revision: u64) -> Observation {
-        said(Message::Bookmark(Bookmark { revision, resume_token: token(revision) }))
+        said(Message::Bookmark(Bookmark { revision, resume_token: token(revision), staleness: None }))
     }
 
     /// Message of changes; the last one of its step, unless the revision is 0.

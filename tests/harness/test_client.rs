@@ -88,7 +88,7 @@ impl TestClient {
 
     /// Returns the lease of a registered instance.
     pub async fn lease(&self, service: &str, id: &str) -> Option<Lease> {
-        let request = GetInstanceRequest { service: service.to_owned(), id: id.to_owned() };
+        let request = GetInstanceRequest { service: service.to_owned(), id: id.to_owned(), ..Default::default() };
         match within("GetInstance", self.discovery.clone().get_instance(request)).await {
             Ok(answer) => answer.into_inner().lease,
             Err(status) if status.code() == Code::NotFound => None,
@@ -97,7 +97,7 @@ impl TestClient {
     }
 
     pub async fn get(&self, service: &str, id: &str) -> Option<Instance> {
-        let request = GetInstanceRequest { service: service.to_owned(), id: id.to_owned() };
+        let request = GetInstanceRequest { service: service.to_owned(), id: id.to_owned(), ..Default::default() };
         match within("GetInstance", self.discovery.clone().get_instance(request)).await {
             Ok(answer) => Some(answer.into_inner().instance.unwrap()),
             Err(status) if status.code() == Code::NotFound => None,

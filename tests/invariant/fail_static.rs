@@ -53,7 +53,7 @@ impl Served {
             }
             WatchEvent::Bookmark { .. }
             | WatchEvent::Balancing(_)
-            | WatchEvent::Degraded
+            | WatchEvent::Degraded { .. }
             | WatchEvent::Settling
             | WatchEvent::Disconnected { .. }
             | WatchEvent::Reconnected { .. } => {}
@@ -65,13 +65,13 @@ impl Served {
 /// Returns the revision of the reader after an event, if it has one.
 pub fn revision_after(event: &WatchEvent) -> Option<u64> {
     match event {
-        WatchEvent::Synced { revision } | WatchEvent::Changes { revision, .. } | WatchEvent::Bookmark { revision } => {
-            Some(*revision)
-        }
+        WatchEvent::Synced { revision }
+        | WatchEvent::Changes { revision, .. }
+        | WatchEvent::Bookmark { revision }
+        | WatchEvent::Degraded { revision, .. } => Some(*revision),
         WatchEvent::Reset(_)
         | WatchEvent::Snapshot(_)
         | WatchEvent::Balancing(_)
-        | WatchEvent::Degraded
         | WatchEvent::Settling
         | WatchEvent::Disconnected { .. }
         | WatchEvent::Reconnected { .. } => None,

@@ -103,7 +103,7 @@ impl WatchLines {
                 vec![line]
             }
             WatchEvent::Balancing(_)
-            | WatchEvent::Degraded
+            | WatchEvent::Degraded { .. }
             | WatchEvent::Settling
             | WatchEvent::Disconnected { .. }
             | WatchEvent::Reconnected { .. } => Vec::new(),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::pb::callboard::v1::{Bookmark, Changes, Removal, Reset, Snapshot, Synced};
+use crate::pb::callboard::v1::{Bookmark, Changes, Removal, Reset, Snapshot, Staleness, Synced};
 
 fn message(message: Message) -> WatchResponse {
     WatchResponse { message: Some(message) }
@@ -104,10 +104,16 @@ fn reset_keeps_the_old_token_until_the_next_snapshot_is_complete() {
 #[test]
 fn bookmark_updates_the_token() {
     let mut reader = WatchReader::default();
-    let bookmark = Bookmark { revision: 8, resume_token: token(8) };
-    let event = reader.read(message(Message::Bookmark(bookmark)));
-    assert!(matches!(event, Some(WatchEvent::Bookmark { revision: 8 })));
+    let bookmark = |revision, staleness| {
+        message(Message::Bookmark(Bookmark { revision, resume_token: token(revision), staleness }))
+    };
+    assert!(matches!(reader.read(bookmark(8, None)), Some(WatchEvent::Bookmark { revision: 8 })));
     assert_eq!(reader.token, token(8));
+    let age = Duration::from_millis(4_500);
+    let staleness = Staleness { age: age.try_into().ok(), revision: 9 };
+    let event = reader.read(bookmark(9, Some(staleness)));
+    assert!(matches!(event, Some(WatchEvent::Degraded { revision: 9, age: received }) if received == age));
+    assert_eq!(reader.token, token(9));
 }
 
 #[cfg(feature = "server")]

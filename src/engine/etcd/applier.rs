@@ -126,7 +126,7 @@ impl Applier {
                     stored.remove(&key);
                     applied.changed.insert(key.clone(), (None, CommitPosition::complete(batch.revision)));
                 }
-                (RegistryKey::Session(id), Some(entry)) => begin_session(*id, &entry, stored),
+                (RegistryKey::Session(id), Some(entry)) => begin_session(&mut guard, *id, &entry, stored),
                 (RegistryKey::Session(id), None) => {
                     if let Some((epoch, session)) = stored.sessions.end(*id) {
                         tracing::info!(
@@ -299,7 +299,9 @@ fn caller_of(note: Option<&NotedCommand>) -> Arc<Caller> {
     Arc::clone(caller.unwrap_or_else(|| ServerActor::Recovery.caller()))
 }
 
-fn begin_session(id: SessionId, entry: &EtcdEntry, stored: &mut StoredKeys) {
+/// Adds a session. Its replica knows all changes since the session began, and perhaps none before.
+fn begin_session(guard: &mut WriteGuard<'_>, id: SessionId, entry: &EtcdEntry, stored: &mut StoredKeys) {
+    guard.raise_index_floor(CommitPosition::complete(entry.create_revision));
     match ReplicaSession::decode(&entry.value) {
         Ok(session) => stored.sessions.begin(id, SessionEpoch(entry.create_revision), session),
         Err(error) => tracing::error!(%error, %id, "the session of a replica cannot be read"),

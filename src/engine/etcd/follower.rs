@@ -1,8 +1,11 @@
 //! Follower: the task that watches the keys of the registry, and resumes the watch when it ends.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::sleep,
+};
 
 use super::{keys::KeySpace, snapshot::KeySnapshot};
 use crate::etcd::{EtcdClient, EtcdError, EtcdErrorKind, EtcdRevisionBatch, EtcdWatchEvent};
@@ -17,8 +20,8 @@ pub const MAX_FOLLOWED: usize = 64;
 pub enum Followed {
     /// All changes of one revision of etcd.
     Batch(EtcdRevisionBatch),
-    /// The member has answered: there is no later change than those that were sent.
-    Progress,
+    /// The member has answered: there is no change up to this revision of etcd that was not sent.
+    Progress(u64),
     /// The watch has ended and is being resumed.
     Interrupted(EtcdError),
     /// etcd has compacted the changes after the last batch. This is the state instead.
@@ -27,10 +30,16 @@ pub enum Followed {
     HistoryReplaced(EtcdError),
 }
 
-/// Watches from a revision on until the receiver is dropped.
-pub async fn follow(client: EtcdClient, keys: KeySpace, mut from: u64, replica: mpsc::Sender<Followed>) {
+/// Watches from a revision on until the receiver is dropped. Asks for progress when `progress` is notified.
+pub async fn follow(
+    client: EtcdClient,
+    keys: KeySpace,
+    mut from: u64,
+    replica: mpsc::Sender<Followed>,
+    progress: Arc<Notify>,
+) {
     loop {
-        let Err(error) = follow_once(&client, &keys, &mut from, &replica).await else { return };
+        let Err(error) = follow_once(&client, &keys, &mut from, &replica, &progress).await else { return };
         let message = match error.kind() {
             EtcdErrorKind::Compacted { .. } => match KeySnapshot::read(&client, &keys, None).await {
                 Ok(snapshot) => {
@@ -70,15 +79,24 @@ async fn follow_once(
     keys: &KeySpace,
     from: &mut u64,
     replica: &mpsc::Sender<Followed>,
+    progress: &Notify,
 ) -> Result<(), EtcdError> {
     let mut watch = client.watch(keys.prefix().to_owned(), *from).await?;
     loop {
-        let message = match watch.next().await? {
+        let event = tokio::select! {
+            biased;
+            event = watch.next() => event?,
+            () = progress.notified() => {
+                watch.ask_progress();
+                continue;
+            }
+        };
+        let message = match event {
             EtcdWatchEvent::Batch(batch) => {
                 *from = batch.revision + 1;
                 Followed::Batch(batch)
             }
-            EtcdWatchEvent::Progress { .. } => Followed::Progress,
+            EtcdWatchEvent::Progress { revision } => Followed::Progress(revision),
         };
         if replica.send(message).await.is_err() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Reading of the registry at the start of a replica.
+//! Reading of the registry at the start of a replica, and of its newest revision.
 
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use crate::{
 
 /// Number of revisions of etcd that a starting replica replays.
 const REPLAYED_REVISIONS: u64 = 4_096;
+/// Maximum time of a read of etcd's newest revision.
+const NEWEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time between two attempts to reach etcd.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
@@ -32,10 +34,26 @@ pub async fn read_earlier(
     let earlier = session.0.saturating_sub(REPLAYED_REVISIONS).max(1);
     match KeySnapshot::read(client, keys, Some(earlier)).await {
         Err(error) if matches!(error.kind(), EtcdErrorKind::Compacted { .. }) => {
-            KeySnapshot::read(client, keys, None).await
+            // All replicas know all changes since the beginning of the session.
+            match KeySnapshot::read(client, keys, Some(session.0)).await {
+                Err(error) if matches!(error.kind(), EtcdErrorKind::Compacted { .. }) => {
+                    KeySnapshot::read(client, keys, None).await
+                }
+                read => read,
+            }
         }
         read => read,
     }
+}
+
+/// Reads the newest revision of etcd, which most members have confirmed. `None`: etcd did not answer, and another attempt may be made now.
+pub async fn newest_revision(client: EtcdClient, keys: KeySpace) -> Option<u64> {
+    let range = EtcdRange::key(keys.encode(&RegistryKey::Meta)).count_only();
+    let newest = timeout(NEWEST_TIMEOUT, client.range(range)).await.ok().and_then(Result::ok);
+    if newest.is_none() {
+        sleep(RETRY_DELAY).await;
+    }
+    newest.map(|newest| newest.revision)
 }
 
 /// Reads the meta value, and writes it if this is the first replica.

@@ -3,7 +3,10 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::mpsc::{self, UnboundedReceiver},
+    sync::{
+        Notify,
+        mpsc::{self, UnboundedReceiver},
+    },
     task::JoinHandle,
     time::{Interval, MissedTickBehavior, interval, sleep, timeout},
 };
@@ -15,20 +18,21 @@ use super::{
     committer::Committer,
     follower::{Followed, MAX_FOLLOWED, follow},
     keys::KeySpace,
-    loading::{read_earlier, read_meta, until_answered},
+    loading::{newest_revision, read_earlier, read_meta, until_answered},
     own_session::{OwnSession, RENEWAL_INTERVAL},
     position::CommitPosition,
     registry_meta::RegistryMeta,
     status::ReplicaStatus,
     stored_keys::StoredKeys,
     takeovers::Takeovers,
+    waiting_readers::WaitingReaders,
 };
 use crate::{
     clock::Clock,
-    engine::write_request::WriteRequest,
+    engine::{OutcomeSender, write_request::WriteRequest},
     etcd::{EtcdClient, EtcdError, EtcdResponse, EtcdTransaction, EtcdTransactionResult},
     metrics::EtcdMetrics,
-    model::{InstanceId, LeaseId, ServiceName},
+    model::{InstanceId, LeaseId, Revision, ServiceName},
     registry::{ClockReading, Registry, SessionEpoch},
 };
 
@@ -51,6 +55,10 @@ pub enum ReplicaMessage {
     Write(WriteRequest),
     /// A heartbeat or a report for an instance has arrived that another replica holds.
     Claim(ServiceName, InstanceId, Option<LeaseId>),
+    /// A reader needs everything that was acknowledged before the message was sent.
+    Synchronize(OutcomeSender<()>),
+    /// A reader needs a revision.
+    Reach(Revision, OutcomeSender<()>),
 }
 
 /// Reply to a batch, with its lane and its session.
@@ -78,6 +86,9 @@ pub struct EtcdReplica {
     following: JoinHandle<()>,
     takeovers: Takeovers,
     is_session_lost: bool,
+    readers: WaitingReaders,
+    /// Makes the follower ask etcd for progress.
+    progress: Arc<Notify>,
 }
 
 impl Drop for EtcdReplica {
@@ -109,11 +120,12 @@ impl EtcdReplica {
         let start = CommitPosition::complete(revision);
         let registry = Arc::new(Registry::new(meta.incarnation, start, now, listener));
         registry.order().set_session(session.epoch);
-        let mut stored = StoredKeys::default();
+        let mut stored = StoredKeys::new(Arc::clone(&status.replica_names));
         let mut applier = Applier::new(Arc::clone(&registry), keys.clone(), meta);
         applier.restore(snapshot, &mut stored, now);
         let (sender, followed) = mpsc::channel(MAX_FOLLOWED);
-        let following = tokio::spawn(follow(client.clone(), keys.clone(), revision + 1, sender));
+        let progress = Arc::<Notify>::default();
+        let following = tokio::spawn(follow(client.clone(), keys.clone(), revision + 1, sender, Arc::clone(&progress)));
         let replica = settings.session.replica.clone();
         let committer =
             Committer::new(Arc::clone(&registry), keys.clone(), Arc::clone(&status), metrics.clone(), replica, session);
@@ -136,6 +148,8 @@ impl EtcdReplica {
             following,
             takeovers,
             is_session_lost: false,
+            readers: WaitingReaders::default(),
+            progress,
         };
         replica.catch_up().await?;
         let (own, now) = (replica.committer.session().epoch, replica.clock.now());
@@ -168,6 +182,7 @@ impl EtcdReplica {
         let mut renewal: Option<Reply<Result<bool, EtcdError>>> = None;
         let mut new_session: Option<Reply<Result<OwnSession, EtcdError>>> = None;
         let mut asking: Option<Reply<Result<EtcdTransactionResult, EtcdError>>> = None;
+        let mut newest: Option<Reply<Option<u64>>> = None;
         let mut ticks = ticking(TICK);
         let mut renewals = ticking(RENEWAL_INTERVAL);
         let mut closing: Option<Duration> = None;
@@ -183,20 +198,18 @@ impl EtcdReplica {
                     asking = Some(Box::pin(async move { client.transact(&request).await }));
                 }
             }
+            newest = newest.or_else(|| self.read_newest());
             if let Some(end) = closing
                 && (self.committer.is_idle() || self.clock.since_start() > end)
             {
-                self.committer.stop();
-                // Others take over at once what this replica held. Without an answer, they do once the session has expired.
-                let _ = timeout(REVOKE_TIMEOUT, self.client.revoke_lease(self.committer.session().lease)).await;
+                self.close().await;
                 return Ok(());
             }
             tokio::select! {
                 biased;
-                followed = self.followed.recv() => match followed {
-                    Some(followed) => self.take_followed(followed)?,
-                    None => return Err("the task that watches etcd has ended".to_owned()),
-                },
+                followed = self.followed.recv() => {
+                    self.take_followed(followed.ok_or("the task that watches etcd has ended")?)?;
+                }
                 Some((lane, (_, epoch, reply))) = replies.next(), if !replies.is_empty() => {
                     if epoch == self.committer.session().epoch
                         && let Some(again) = self.take_reply(lane, reply)
@@ -218,11 +231,13 @@ impl EtcdReplica {
                     renewal = None;
                     self.take_renewal(renewed);
                 }
+                revision = wait_for(&mut newest) => {
+                    newest = None;
+                    self.take_newest(revision);
+                }
                 session = wait_for(&mut new_session) => {
                     new_session = None;
-                    if let Ok(session) = session {
-                        self.begin_session(session);
-                    }
+                    self.take_session(session);
                 }
                 _ = renewals.tick() => {
                     if self.is_session_lost && new_session.is_none() {
@@ -243,12 +258,36 @@ impl EtcdReplica {
             ReplicaMessage::Claim(service, id, lease) => {
                 self.takeovers.claim((service, id), lease, &self.stored, &mut self.committer, now);
             }
+            ReplicaMessage::Synchronize(reader) => self.readers.synchronize(reader, now),
+            ReplicaMessage::Reach(revision, reader) => self.readers.reach(revision, reader, now),
         }
+    }
+
+    /// Ends the session, so that others take over at once what this replica held. Without an answer, they do once it has expired.
+    async fn close(&mut self) {
+        self.committer.stop();
+        self.readers.expire(Duration::MAX);
+        let _ = timeout(REVOKE_TIMEOUT, self.client.revoke_lease(self.committer.session().lease)).await;
+    }
+
+    fn take_newest(&mut self, revision: Option<u64>) {
+        if self.readers.take_revision(revision) {
+            // Where nothing is changing, only progress tells that this replica has everything.
+            self.progress.notify_one();
+        }
+    }
+
+    /// Begins to read the newest revision of etcd, if readers wait for it.
+    fn read_newest(&mut self) -> Option<Reply<Option<u64>>> {
+        let begins = self.readers.begin_read();
+        begins.then(|| Box::pin(newest_revision(self.client.clone(), self.keys.clone())) as Reply<Option<u64>>)
     }
 
     fn take_followed(&mut self, followed: Followed) -> Result<(), String> {
         let now = self.clock.now();
-        self.status.confirm_watch(self.clock.since_start());
+        if !matches!(followed, Followed::Interrupted(_) | Followed::HistoryReplaced(_)) {
+            self.status.confirm_watch(self.clock.since_start());
+        }
         let applied = match followed {
             Followed::Batch(batch) => self.applier.apply(batch, &mut self.stored, now),
             Followed::Snapshot(snapshot) => {
@@ -259,7 +298,10 @@ impl EtcdReplica {
                 self.metrics.reloads.inc();
                 self.applier.reconcile(snapshot, &mut self.stored, now)
             }
-            Followed::Progress => return Ok(()),
+            Followed::Progress(revision) => {
+                self.readers.received(revision);
+                return Ok(());
+            }
             Followed::Interrupted(error) => {
                 tracing::debug!(%error, "the watch of etcd is being resumed");
                 self.note_error(error);
@@ -276,6 +318,7 @@ impl EtcdReplica {
 
     fn take_applied(&mut self, applied: &AppliedBatch, now: ClockReading) -> Result<(), String> {
         self.metrics.applied_changes.inc_by(applied.changed.len() as u64);
+        self.readers.applied(applied.etcd_revision);
         if applied.other_registry {
             return Err("the registry in etcd was replaced by another one".to_owned());
         }
@@ -399,6 +442,12 @@ impl EtcdReplica {
         })
     }
 
+    fn take_session(&mut self, session: Result<OwnSession, EtcdError>) {
+        if let Ok(session) = session {
+            self.begin_session(session);
+        }
+    }
+
     /// Continues with a new session, and claims what this replica held with the earlier one.
     fn begin_session(&mut self, session: OwnSession) {
         let earlier = self.committer.session().epoch;
@@ -414,6 +463,7 @@ impl EtcdReplica {
         let now = self.clock.since_start();
         self.committer.expire_callers(now);
         self.committer.release(self.clock.now());
+        self.readers.expire(now);
         self.freeze_if_unconfirmed();
         self.metrics.session_confirmed.set(i64::from(!self.status.is_frozen()));
         self.metrics.watch_age.set(i64::try_from(self.status.watch_age(now).as_secs()).unwrap_or(i64::MAX));

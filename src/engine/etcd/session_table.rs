@@ -3,9 +3,11 @@
 use std::{
     collections::{BTreeMap, HashMap},
     hash::Hasher,
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::RwLock;
 use siphasher::sip::SipHasher13;
 
 use super::{
@@ -17,16 +19,45 @@ use crate::registry::SessionEpoch;
 /// Time that each further replica leaves the ones before it to take over an instance.
 pub const RANK_DELAY: Duration = Duration::from_secs(5);
 
+/// Maximum number of sessions whose replicas are named.
+const MAX_NAMED_SESSIONS: usize = 1_024;
+
+/// Names of the replicas with the newest sessions, also ended ones, for readers on other threads.
+#[derive(Debug, Default)]
+pub struct ReplicaNames(RwLock<BTreeMap<SessionEpoch, Arc<str>>>);
+
+impl ReplicaNames {
+    /// Returns the name of the replica with a session, if it is remembered.
+    pub fn get(&self, session: SessionEpoch) -> Option<Arc<str>> {
+        self.0.read().get(&session).cloned()
+    }
+
+    fn insert(&self, session: SessionEpoch, name: &str) {
+        let mut names = self.0.write();
+        names.insert(session, name.into());
+        while names.len() > MAX_NAMED_SESSIONS {
+            names.pop_first();
+        }
+    }
+}
+
 /// Live sessions.
 #[derive(Debug, Default)]
 pub struct SessionTable {
     live: BTreeMap<SessionEpoch, ReplicaSession>,
     ids: HashMap<SessionId, SessionEpoch>,
+    names: Arc<ReplicaNames>,
 }
 
 impl SessionTable {
+    /// Creates an empty table that publishes the names of the replicas.
+    pub fn new(names: Arc<ReplicaNames>) -> Self {
+        Self { names, ..Self::default() }
+    }
+
     /// Adds a session.
     pub fn begin(&mut self, id: SessionId, epoch: SessionEpoch, session: ReplicaSession) {
+        self.names.insert(epoch, &session.replica);
         self.ids.insert(id, epoch);
         self.live.insert(epoch, session);
     }
@@ -139,5 +170,17 @@ mod tests {
         assert_eq!(table.end(SessionId(1)).unwrap().0, SessionEpoch(1));
         assert!(table.end(SessionId(1)).is_none());
         assert!(!table.is_live(SessionEpoch(1)) && table.is_live(SessionEpoch(2)));
+    }
+
+    #[test]
+    fn names_of_the_newest_replicas_are_remembered_after_their_end() {
+        let names = Arc::<ReplicaNames>::default();
+        let mut table = SessionTable::new(Arc::clone(&names));
+        for epoch in 1..=MAX_NAMED_SESSIONS as u64 + 1 {
+            table.begin(SessionId(epoch), SessionEpoch(epoch), session());
+            table.end(SessionId(epoch)).unwrap();
+        }
+        assert_eq!(names.get(SessionEpoch(1)), None);
+        assert_eq!(names.get(SessionEpoch(2)).as_deref(), Some("a"));
     }
 }

@@ -24,9 +24,12 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    engine::{CheckKey, Engine, EngineError, PendingCommand, SavedCheck, SavedChecks, write_request::WriteRequest},
-    model::{Caller, InstanceId, LeaseId, ServiceName},
-    registry::{ClockReading, Command, CommandOutcome, PolicyCommand, PolicyOutcome, Registry},
+    engine::{
+        CheckKey, Engine, EngineError, OutcomeSender, PendingCommand, SavedCheck, SavedChecks,
+        write_request::WriteRequest,
+    },
+    model::{Caller, InstanceId, LeaseId, Revision, ServiceName},
+    registry::{ClockReading, Command, CommandOutcome, PolicyCommand, PolicyOutcome, Registry, SessionEpoch},
 };
 
 /// Maximum number of requests that wait for etcd; further ones are rejected.
@@ -91,6 +94,17 @@ impl Etcd {
         })?;
         let registry = start.recv().unwrap_or_else(|RecvError| Err(EtcdEngineError::Panicked))?;
         Ok(Self { registry, messages: Mutex::new(Some(messages)), status, clock, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Sends a reader to the replica, which answers it.
+    fn send_reader(&self, message: impl FnOnce(OutcomeSender<()>) -> ReplicaMessage) -> PendingCommand<()> {
+        let (sender, pending) = PendingCommand::waiting();
+        if let Some(messages) = &*self.messages.lock()
+            && messages.send(message(sender)).is_ok()
+        {
+            return pending;
+        }
+        PendingCommand::done(Err(EngineError::Stopped))
     }
 
     fn send(&self, request: WriteRequest) {
@@ -166,6 +180,22 @@ impl Engine for Etcd {
         let now = self.clock.since_start();
         // Between two ticks of the replica, it may not have noticed yet.
         self.status.frozen_since().or_else(|| (!self.status.is_confirmed(now)).then_some(now))
+    }
+
+    fn state_age(&self) -> Duration {
+        self.status.watch_age(self.clock.since_start())
+    }
+
+    fn synchronize(&self) -> PendingCommand<()> {
+        self.send_reader(ReplicaMessage::Synchronize)
+    }
+
+    fn reach(&self, revision: Revision) -> PendingCommand<()> {
+        self.send_reader(|reader| ReplicaMessage::Reach(revision, reader))
+    }
+
+    fn replica_name(&self, session: SessionEpoch) -> Option<Arc<str>> {
+        self.status.replica_names.get(session)
     }
 
     fn close(&self) {

@@ -1,9 +1,14 @@
 //! Status of a replica that other threads read.
 
 use std::{
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
+
+use super::session_table::ReplicaNames;
 
 /// Maximum time since etcd confirmed the session and the watch made progress for which a replica counts as connected.
 const MAX_UNCONFIRMED: Duration = Duration::from_secs(4);
@@ -19,6 +24,8 @@ pub struct ReplicaStatus {
     watch_ms: AtomicU64,
     /// Time from which on etcd counts as out of reach, plus 1 ms; 0 while it does not. The replica clears it once the leases have their grace.
     frozen_ms: AtomicU64,
+    /// Names of the replicas by their sessions.
+    pub replica_names: Arc<ReplicaNames>,
 }
 
 impl ReplicaStatus {

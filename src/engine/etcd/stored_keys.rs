@@ -1,8 +1,13 @@
 //! Knowledge of the keys in etcd that the registry does not have.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use super::{instance_value::SessionHolder, keys::RegistryKey, position::CommitPosition, session_table::SessionTable};
+use super::{
+    instance_value::SessionHolder,
+    keys::RegistryKey,
+    position::CommitPosition,
+    session_table::{ReplicaNames, SessionTable},
+};
 use crate::{
     engine::record::unknown_fields::UnknownFields,
     model::Revision,
@@ -26,6 +31,11 @@ struct KeptKey {
 }
 
 impl StoredKeys {
+    /// Creates an empty value that publishes the names of the replicas.
+    pub fn new(names: Arc<ReplicaNames>) -> Self {
+        Self { sessions: SessionTable::new(names), ..Self::default() }
+    }
+
     /// Keeps what is known of a key. An instance is kept only if the registry alone would not be enough.
     pub fn keep(&mut self, key: &RegistryKey, mod_revision: u64, unknown: UnknownFields, is_readable: bool) {
         if is_readable && unknown.is_empty() && matches!(key, RegistryKey::Instance(..)) {

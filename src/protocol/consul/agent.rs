@@ -60,7 +60,7 @@ impl AgentIdentity {
 
     /// Returns the service `consul`, which stands for the registry itself and has no entry in it.
     pub(super) fn consul_service(&self, registry: &Registry) -> Result<Instance, FieldError> {
-        let revision = Revision(registry.start_revision().0.max(2) - 1);
+        let revision = Revision(registry.configured_revision().0 - 1);
         let version = BTreeMap::from([("version".to_owned(), VERSION.to_owned())]);
         let address = self.address.to_string();
         Ok(Instance {

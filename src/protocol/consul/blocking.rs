@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::{Consul, ConsulError, ConsulRequest, agent::CONSUL_SERVICE};
+use super::{Consul, ConsulError, ConsulRequest, agent::CONSUL_SERVICE, query::Consistency};
 use crate::{
     app::{ReaderMemory, ServerContext, WatchProtocol, WatchedResource, WatcherGuard},
     model::{Revision, Selector, ServiceName, node_service, topic_of_nodes},
@@ -77,6 +77,16 @@ impl QuerySubject {
     }
 }
 
+/// Index of an answer, and the contact with the store when it was read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AnswerIndex {
+    pub(super) index: u64,
+    /// Set while the engine reaches its store, as a server of Consul does while it knows a leader.
+    pub(super) has_leader: bool,
+    /// Time since this process last had all changes for certain.
+    pub(super) last_contact: Duration,
+}
+
 /// Waiting query. It counts as waiting until it is dropped.
 struct BlockingQuery<'a> {
     consul: &'a Consul,
@@ -103,17 +113,21 @@ impl Drop for BlockingQuery<'_> {
 }
 
 impl Consul {
-    /// Waits until the index is higher than the one that the client knows, the wait is over, or the connection is about to close; then
-    /// until the limits on unread answers allow one more. `index` reads the current index. Returns the index.
+    /// Waits until a consistent query can be answered; until the index is higher than the one that the client knows, the wait is over, or
+    /// the connection is about to close; then until the limits on unread answers allow one more. `index` reads the current index.
     pub(super) async fn wait_for_change(
         &self,
         request: &ConsulRequest,
         subject: &QuerySubject,
         index: impl Fn() -> u64,
-    ) -> Result<u64, ConsulError> {
+    ) -> Result<AnswerIndex, ConsulError> {
+        let engine = &self.context.engine;
+        if request.query.consistency == Consistency::Consistent {
+            engine.synchronize().await?;
+        }
         let index = self.wait_for_index(request, subject, index).await?;
         request.connection.wait_for_capacity().await?;
-        Ok(index)
+        Ok(AnswerIndex { index, has_leader: !engine.is_degraded(), last_contact: engine.state_age() })
     }
 
     async fn wait_for_index(

@@ -155,6 +155,8 @@ impl From<EngineError> for ConsulError {
             EngineError::Rejected(error) => error.into(),
             // Consul's API has no policies.
             EngineError::PolicyRejected(_) => Self::Server(error.to_string()),
+            // Consul's text for a query that asks for consistency while there is no leader.
+            EngineError::NotCurrent { .. } => Self::Server("No cluster leader".to_owned()),
             EngineError::Overloaded { .. }
             | EngineError::Unavailable { .. }
             | EngineError::Unconfirmed { .. }

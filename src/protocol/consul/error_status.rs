@@ -21,7 +21,8 @@ pub(crate) const STATUSES: &[(StatusCode, &str)] = &[
     ),
     (
         StatusCode::INTERNAL_SERVER_ERROR,
-        "The request is invalid in a way for which Consul answers 500, or the datacenter is unknown.",
+        "The request is invalid in a way for which Consul answers 500, the datacenter is unknown, or the registry cannot reach its \
+         store and the query asks for consistency.",
     ),
     (StatusCode::NOT_IMPLEMENTED, "The path belongs to a part of Consul's API that Callboard does not have."),
     (StatusCode::SERVICE_UNAVAILABLE, "The registry is settling, overloaded or shutting down. `Retry-After` is set."),

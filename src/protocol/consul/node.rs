@@ -85,7 +85,7 @@ fn local_node<'a>(agent: &'a AgentIdentity, registry: &Registry) -> NodeView<'a>
     let mut meta: Map<'_> = agent.meta.iter().map(|(key, value)| (key.into(), value.into())).collect();
     meta.insert("consul-network-segment".into(), "".into());
     meta.insert("consul-version".into(), VERSION.into());
-    let index = registry.start_revision().0.max(2);
+    let index = registry.configured_revision().0;
     NodeView {
         id: Cow::Borrowed(&agent.id),
         node: Cow::Borrowed(&agent.node),

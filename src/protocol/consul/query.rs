@@ -18,7 +18,8 @@ const TRANSPORT_PARAMETERS: [&str; 8] =
 static NAMESPACE: HeaderName = HeaderName::from_static("x-consul-namespace");
 static PARTITION: HeaderName = HeaderName::from_static("x-consul-partition");
 
-/// Consistency that a query asks for. Every answer here has the strongest.
+/// Consistency that a query asks for. Here, all but a consistent query are answered from what the replica has, as Consul answers stale
+/// ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Consistency {
     Leader,

@@ -98,14 +98,16 @@ impl Consul {
     fn consul_service_revision(&self, others: Option<Revision>) -> Revision {
         let registry = self.registry();
         let node = registry.node("").map(|node| node.instance.revision).unwrap_or_default();
-        let were_shown = self.showed_other_consul_instances.fetch_or(others.is_some(), Ordering::AcqRel);
+        let were_shown = self.showed_other_consul_instances.fetch_or(others.is_some(), Ordering::AcqRel)
+            // Another replica may have shown them.
+            || registry.has_replicas();
         let emptied = || if were_shown { registry.consul_index().last_emptied() } else { Revision::default() };
         others.unwrap_or_else(emptied).max(node)
     }
 
-    /// Returns the index of a revision, which is never 0 and never that of an earlier incarnation.
+    /// Returns the index of a revision. It is never 0 and never that of an earlier incarnation, and all replicas show the same.
     fn at_least(&self, revision: Revision) -> u64 {
-        revision.max(self.registry().start_revision()).0.max(1)
+        revision.max(self.registry().index_floor()).0.max(1)
     }
 
     /// Waits, and answers with a view that is current until the service, or the node of one of its instances, changes. `make` takes all

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
-use super::{ConsulError, error_status::STATUSES, query::Query};
+use super::{ConsulError, blocking::AnswerIndex, error_status::STATUSES, query::Query};
 use crate::app::EncodedView;
 
 /// Maximum number of headers of an answer. The map of headers is allocated with this capacity, so that it never grows.
@@ -65,14 +65,20 @@ impl ConsulResponse {
     }
 
     /// Adds the headers of an answer from the catalog, with its index.
-    pub(super) fn with_index(self, query: &Query, index: u64, streaming: bool) -> Self {
+    pub(super) fn with_index(self, query: &Query, index: AnswerIndex, streaming: bool) -> Self {
+        let AnswerIndex { index, has_leader, last_contact } = index;
         let backend = if streaming { "streaming" } else { "blocking-query" };
+        let last_contact = u64::try_from(last_contact.as_millis()).unwrap_or(u64::MAX);
         let mut response = self
-            .with(const { HeaderName::from_static("x-consul-knownleader") }, "true")
-            .with(const { HeaderName::from_static("x-consul-lastcontact") }, "0")
+            .with(const { HeaderName::from_static("x-consul-knownleader") }, if has_leader { "true" } else { "false" })
             .with(const { HeaderName::from_static("x-consul-effective-consistency") }, query.consistency.as_str())
             .with(const { HeaderName::from_static("x-consul-query-backend") }, backend);
-        response.headers.insert(const { HeaderName::from_static("x-consul-index") }, HeaderValue::from(index));
+        for (name, value) in [
+            (const { HeaderName::from_static("x-consul-lastcontact") }, last_contact),
+            (const { HeaderName::from_static("x-consul-index") }, index),
+        ] {
+            response.headers.insert(name, HeaderValue::from(value));
+        }
         response
     }
 

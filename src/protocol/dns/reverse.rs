@@ -75,7 +75,7 @@ impl AddressIndex {
         let mut read = 0;
         while read < MAX_READS_PER_CALL {
             match self.subscription.next(registry) {
-                Step::Idle | Step::Settling => return Ok(()),
+                Step::Idle | Step::Settling | Step::Behind(_) => return Ok(()),
                 Step::Synced(_) => {}
                 Step::Reset(_) => {
                     self.addresses.clear();

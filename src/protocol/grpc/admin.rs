@@ -73,7 +73,7 @@ impl AdminService for GrpcApi {
         let mut events = registry.events(service.as_ref(), before, size + 1);
         let found = events.len();
         events.truncate(size);
-        let mut encoded: Vec<_> = events.iter().map(|event| encode::event(event)).collect();
+        let mut encoded: Vec<_> = events.iter().map(|event| encode::event(event, &*self.context.engine)).collect();
         encoded.truncate(page_length(encoded.iter().map(Message::encoded_len)));
         let last = encoded.len().checked_sub(1).filter(|_| encoded.len() < found).map(|last| events[last].revision);
         let next_page_token = last.map(|revision| revision.to_string()).unwrap_or_default();

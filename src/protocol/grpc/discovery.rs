@@ -29,8 +29,13 @@ impl DiscoveryService for GrpcApi {
         let subset = subset.map(|subset| subset_filter(&self.context, &service, &subset)).transpose()?;
         let after = decode::instances_after(&message.page_token)?;
         let size = page_size(message.page_size, DEFAULT_PAGE_SIZE);
+        self.synchronize_if(message.consistent).await?;
         let registry = self.context.engine.registry();
-        let mut answer = pb::ListInstancesResponse { revision: registry.applied().0, ..Default::default() };
+        let mut answer = pb::ListInstancesResponse {
+            revision: registry.applied().0,
+            staleness: encode::staleness(&*self.context.engine),
+            ..Default::default()
+        };
         // Reads one entry more than the page holds, to find whether there is a next page.
         let page = registry.page(&service, after.as_ref().map_or("", InstanceId::as_str), size + 1);
         let mut bytes = 0;
@@ -39,6 +44,9 @@ impl DiscoveryService for GrpcApi {
                 let instance = encode::instance(&entry.instance);
                 bytes += instance.encoded_len();
                 answer.instances.push(instance);
+                if registry.has_replicas() {
+                    answer.holders.push(encode::holder(&*self.context.engine, entry));
+                }
             }
             if (bytes >= PAGE_BYTES || at + 1 == size) && at + 1 < page.len() {
                 answer.next_page_token = entry.instance.id.to_string();
@@ -55,6 +63,7 @@ impl DiscoveryService for GrpcApi {
         let message = request.get_ref();
         let service = ServiceName::parse(&message.service).map_err(ApiError::from)?;
         let id = InstanceId::parse_any(&message.id).map_err(ApiError::from)?;
+        self.synchronize_if(message.consistent).await?;
         let entry = self.context.engine.registry().get(&service, id.as_str());
         let entry = entry.ok_or_else(|| ApiError::from(CommandError::NoSuchInstance { service, id }))?;
         let now = self.context.clock.now().lease;
@@ -66,6 +75,8 @@ impl DiscoveryService for GrpcApi {
                 self.context.weights.of(&entry.instance.service).as_deref(),
                 &entry.instance,
             ),
+            staleness: encode::staleness(&*self.context.engine),
+            holder: encode::holder(&*self.context.engine, &entry),
         }))
     }
 
@@ -75,9 +86,10 @@ impl DiscoveryService for GrpcApi {
     ) -> Result<Response<pb::ListServicesResponse>, Status> {
         let message = request.get_ref();
         let size = page_size(message.page_size, DEFAULT_PAGE_SIZE);
+        let after = decode::services_after(&message.page_token)?;
+        self.synchronize_if(message.consistent).await?;
         let registry = self.context.engine.registry();
         let revision = registry.applied().0;
-        let after = decode::services_after(&message.page_token)?;
         let (mut summaries, mut next) =
             registry.services(&message.prefix, after.as_ref().map_or("", ServiceName::as_str), size);
         let most = page_length(summaries.iter().map(|summary| summary.name.as_str().len() + SUMMARY_BYTES));
@@ -93,7 +105,19 @@ impl DiscoveryService for GrpcApi {
             revision: summary.revision.0,
         });
         let next_page_token = next.map(|name| name.to_string()).unwrap_or_default();
-        Ok(Response::new(pb::ListServicesResponse { services: services.collect(), next_page_token, revision }))
+        Ok(Response::new(pb::ListServicesResponse {
+            services: services.collect(),
+            next_page_token,
+            revision,
+            staleness: encode::staleness(&*self.context.engine),
+        }))
+    }
+}
+
+impl GrpcApi {
+    /// Waits for what a consistent read includes.
+    async fn synchronize_if(&self, consistent: bool) -> Result<(), ApiError> {
+        if consistent { Ok(self.context.engine.synchronize().await?) } else { Ok(()) }
     }
 }
 

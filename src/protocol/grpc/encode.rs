@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::time::{duration, timestamp};
 use crate::{
     balancing::{ServiceWeights, WeightFactor},
+    engine::Engine,
     model::{
         Caller, CallerProtocol, EffectivePolicy, Instance, LoadBalancing, LoadReport, ServerActor, Status, ZoneMode,
     },
@@ -80,7 +81,18 @@ pub(super) fn client_policy(policy: &EffectivePolicy) -> pb::ClientPolicy {
     }
 }
 
-pub(super) fn event(event: &Event) -> pb::Event {
+/// Returns the age of the state while the engine cannot reach its store.
+pub(super) fn staleness(engine: &dyn Engine) -> Option<pb::Staleness> {
+    let age = engine.is_degraded().then(|| engine.state_age())?;
+    Some(pb::Staleness { age: duration(age), revision: engine.registry().applied().0 })
+}
+
+/// Returns the name of the replica that holds an entry. Empty if it is unknown, or the engine has no replicas.
+pub(super) fn holder(engine: &dyn Engine, entry: &Entry) -> String {
+    engine.replica_name(entry.holder).map(|name| name.to_string()).unwrap_or_default()
+}
+
+pub(super) fn event(event: &Event, engine: &dyn Engine) -> pb::Event {
     let status = |entry: Option<&Arc<Entry>>| {
         entry.map_or(pb::InstanceStatus::Unspecified, |entry| self::status(entry.instance.status())).into()
     };
@@ -102,6 +114,7 @@ pub(super) fn event(event: &Event) -> pb::Event {
         status_before: status(event.before()),
         status_after: status(event.after()),
         caller: Some(caller(&event.caller)),
+        holder: event.after().or(event.before()).map(|entry| holder(engine, entry)).unwrap_or_default(),
     }
 }
 

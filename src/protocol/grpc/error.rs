@@ -37,7 +37,7 @@ pub(super) enum ApiError {
         /// Time until the next attempt.
         retry: Duration,
     },
-    /// Store that the engine cannot reach; nothing was done.
+    /// Store that the engine cannot reach, or state that is not current; nothing was done.
     #[error("{message}")]
     StoreUnavailable {
         /// Message of the engine.
@@ -138,7 +138,9 @@ impl From<EngineError> for ApiError {
             EngineError::Rejected(error) => Self::Rejected(error),
             EngineError::PolicyRejected(error) => Self::PolicyRejected(error),
             EngineError::Overloaded { retry, .. } => Self::Overloaded { message, retry },
-            EngineError::Unavailable { retry, .. } => Self::StoreUnavailable { message, retry },
+            EngineError::Unavailable { retry, .. } | EngineError::NotCurrent { retry, .. } => {
+                Self::StoreUnavailable { message, retry }
+            }
             EngineError::Stopped => Self::Stopped(message),
             EngineError::OutcomeUnknown | EngineError::Unconfirmed { .. } => Self::Interrupted(message),
         }

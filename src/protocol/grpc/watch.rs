@@ -11,6 +11,7 @@ mod relocation;
 use std::{
     collections::VecDeque,
     mem,
+    pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
 };
@@ -18,9 +19,10 @@ use std::{
 use bytes::Bytes;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
-use super::{ApiError, decode::WatchOptions, discovery::subset_filter, time};
+use super::{ApiError, decode::WatchOptions, discovery::subset_filter, encode, time};
 use crate::{
     app::{ReaderMemory, ServerContext, UserAgent, WatchProtocol, WatchedResource, WatcherGuard},
+    engine::PendingCommand,
     metrics::WorkerLabel,
     model::{InstanceFilter, ResumeToken, Revision, ServiceName, SubsetName, topic_of_policies},
     pb::callboard::v1 as pb,
@@ -45,6 +47,10 @@ struct WatchStream {
     policies: Option<Revision>,
     /// Set while the watch waits until the registry has settled. Changes do not wake it until then.
     waits_for_settling: bool,
+    /// Wait for the revision of the token, which another replica has sent.
+    catching_up: Option<Box<PendingCommand<()>>>,
+    /// Set if the last bookmark said that the engine cannot reach its store.
+    is_known_stale: bool,
     entry: WatcherGuard,
     propagation: Histogram,
     outgoing: SendBuffer,
@@ -131,6 +137,8 @@ impl WatchStream {
             balancing: balancing.then(BalancingState::default),
             policies: None,
             waits_for_settling: waits,
+            catching_up: None,
+            is_known_stale: false,
             entry,
             propagation: context.metrics.propagation.get_or_create(&worker).clone(),
             outgoing: SendBuffer::Nothing,
@@ -210,6 +218,11 @@ impl WatchStream {
                 }
                 Step::Idle => return self.bookmark(),
                 Step::Settling => return self.notify_settling(),
+                Step::Behind(revision) => {
+                    let engine = &self.context.engine;
+                    self.catching_up.get_or_insert_with(|| Box::new(engine.reach(revision)));
+                    return None;
+                }
             }
         }
     }
@@ -276,13 +289,18 @@ impl WatchStream {
         frame::changes(parts, Some(token))
     }
 
-    /// Builds a bookmark for an idle watch at a newer revision, so that its resume token stays recent.
+    /// Builds a bookmark for an idle watch at a newer revision, so that its resume token stays recent; or one that says that the engine
+    /// cannot reach its store, or reaches it again.
     fn bookmark(&mut self) -> Option<(MessageChunks, &Counter)> {
         let cursor = self.subscription.cursor();
-        if cursor <= self.sent || time::since(self.last_message, self.context.clock.now()) < self.context.bookmarks {
+        let staleness = encode::staleness(&*self.context.engine);
+        let turned = self.is_known_stale != staleness.is_some();
+        let is_due = time::since(self.last_message, self.context.clock.now()) >= self.context.bookmarks;
+        if !turned && !(is_due && (cursor > self.sent || staleness.is_some())) {
             return None;
         }
-        let message = frame::bookmark(self.advance(cursor));
+        self.is_known_stale = staleness.is_some();
+        let message = frame::bookmark(self.advance(cursor), staleness);
         Some((message, &self.context.metrics.watch.bookmark))
     }
 
@@ -350,6 +368,14 @@ impl MessageSource for WatchStream {
                 return Poll::Ready(Some(NextMessage::Message(message)));
             }
             self.record_synced();
+            if let Some(reached) = &mut self.catching_up
+                && let Poll::Ready(reached) = Pin::new(&mut **reached).poll(context)
+            {
+                self.catching_up = None;
+                let Err(error) = reached else { continue };
+                self.state = StreamState::Ended;
+                return Poll::Ready(Some(NextMessage::End(ApiError::from(error).into())));
+            }
             let changes = ready!(self.wake.poll_changes(context));
             if let Some(balancing) = &mut self.balancing {
                 balancing.changed(&self.context, self.subscription.selector(), &changes);

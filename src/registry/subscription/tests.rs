@@ -3,7 +3,7 @@ use crate::{
     engine::Memory,
     model::Incarnation,
     registry::{
-        Command,
+        Command, SessionEpoch,
         test_support::{NoListener, at, deregister, description, name, register},
     },
 };
@@ -41,7 +41,7 @@ fn read(subscription: &mut Subscription, registry: &Registry) -> Vec<String> {
     let mut steps = Vec::new();
     loop {
         steps.push(match subscription.next(registry) {
-            Step::Idle | Step::Settling => return steps,
+            Step::Idle | Step::Settling | Step::Behind(_) => return steps,
             Step::Reset(reason) => format!("{reason:?}"),
             Step::Synced(revision) => format!("synced {revision}"),
             Step::Snapshot(SnapshotChunk::Chunk(chunk)) => describe(chunk.entries()),
@@ -128,4 +128,24 @@ fn subset_filter_that_changes_during_a_snapshot_takes_effect_after_it() {
     let newest = engine.registry().applied();
     let expected = [format!("synced {newest}"), format!("a NoLongerMatches, b Updated at {newest}")];
     assert_eq!(read(&mut reader, engine.registry()), expected);
+}
+
+#[test]
+fn token_of_a_later_revision_waits_where_other_replicas_may_have_sent_it() {
+    let engine = engine();
+    let registry = engine.registry();
+    put(&engine, "a", &["v1"]);
+    let later = |subscription: &Subscription| subscription.token(registry, Revision(registry.applied().0 + 1));
+    let token = later(&subscribe("v1", None));
+    let mut reader = subscribe("v1", Some(token));
+    assert!(matches!(reader.next(registry), Step::Reset(ResetReason::FutureRevision)), "no other process has sent it");
+
+    registry.order().set_session(SessionEpoch(7));
+    let mut reader = subscribe("v1", Some(token));
+    assert!(matches!(reader.next(registry), Step::Behind(revision) if revision == token.revision));
+    assert!(matches!(reader.next(registry), Step::Behind(_)), "nothing has changed");
+    put(&engine, "b", &["v1"]);
+    assert_eq!(read(&mut reader, registry), [format!("synced {}", token.revision.0)], "the reader has the change");
+    put(&engine, "c", &["v1"]);
+    assert_eq!(read(&mut reader, registry), [format!("c Updated at {}", token.revision.0 + 1)]);
 }

@@ -65,7 +65,7 @@ impl ModelReader {
                     }
                     self.revision = revision;
                 }
-                Step::Idle | Step::Settling => return,
+                Step::Idle | Step::Settling | Step::Behind(_) => return,
             }
         }
     }

@@ -70,7 +70,7 @@ impl Watcher {
                 Step::Changes(deltas, _) => self.seen += deltas.len(),
                 Step::Reset(reason) => panic!("a short history reaches back: {reason:?}"),
                 Step::Synced(_) => {}
-                Step::Settling => unreachable!("it remembers no earlier life"),
+                Step::Settling | Step::Behind(_) => unreachable!("it remembers no earlier life"),
                 Step::Idle => self.idle = true,
             }
         }

@@ -10,20 +10,20 @@ use crate::{
     },
     etcd::EtcdEntry,
     model::{InstanceId, ServiceName},
-    registry::{ClockReading, Entry},
+    registry::{ClockReading, Entry, WriteGuard},
 };
 
 impl Applier {
     /// Restores the contents of etcd, before the first reader.
     pub fn restore(&mut self, snapshot: KeySnapshot, stored: &mut StoredKeys, now: ClockReading) {
         let decoded: Vec<_> = snapshot.entries.into_iter().filter_map(|entry| self.decode_entry(entry)).collect();
-        for (key, entry) in &decoded {
-            if let RegistryKey::Session(id) = key {
-                begin_session(*id, entry, stored);
-            }
-        }
         let registry = Arc::clone(&self.registry);
         let mut guard = registry.order();
+        for (key, entry) in &decoded {
+            if let RegistryKey::Session(id) = key {
+                begin_session(&mut guard, *id, entry, stored);
+            }
+        }
         let mut policies = Vec::new();
         for (key, entry) in &decoded {
             match key {
@@ -57,10 +57,11 @@ impl Applier {
         let mut decoded: Vec<_> = snapshot.entries.into_iter().filter_map(|entry| self.decode_entry(entry)).collect();
         decoded.sort_by_key(|(_, entry)| entry.mod_revision);
         let known: HashSet<_> = decoded.iter().map(|(key, _)| key.clone()).collect();
-        reconcile_sessions(&decoded, stored, &mut applied);
         let registry = Arc::clone(&self.registry);
         let gone = self.instances_outside(&known);
         let mut guard = registry.order();
+        reconcile_sessions(&mut guard, &decoded, stored, &mut applied);
+        guard.raise_index_floor(CommitPosition::complete(snapshot.revision));
         for (service, id) in gone {
             let key = RegistryKey::Instance(service.clone(), id.clone());
             stored.remove(&key);
@@ -112,12 +113,17 @@ impl Applier {
 }
 
 /// Ends the sessions that are no longer in etcd, and adds the new ones.
-fn reconcile_sessions(decoded: &[(RegistryKey, EtcdEntry)], stored: &mut StoredKeys, applied: &mut AppliedBatch) {
+fn reconcile_sessions(
+    guard: &mut WriteGuard<'_>,
+    decoded: &[(RegistryKey, EtcdEntry)],
+    stored: &mut StoredKeys,
+    applied: &mut AppliedBatch,
+) {
     let mut live = HashSet::new();
     for (key, entry) in decoded {
         if let RegistryKey::Session(id) = key {
             live.insert(*id);
-            begin_session(*id, entry, stored);
+            begin_session(guard, *id, entry, stored);
         }
     }
     for id in stored.sessions.live_ids() {

@@ -135,7 +135,7 @@ impl Consul {
     }
 
     fn serf_health<'a>(&'a self, node: &'a AgentNode) -> HealthCheck<'a> {
-        HealthCheck::serf_health(self.agent.display_name(&node.name), self.registry().start_revision().0.max(2) - 1)
+        HealthCheck::serf_health(self.agent.display_name(&node.name), self.registry().configured_revision().0 - 1)
     }
 
     /// Returns the instances of a service that match a query, in all spellings of its name, by id, each with its node.

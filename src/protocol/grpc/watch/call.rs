@@ -34,6 +34,9 @@ async fn open(context: &Arc<ServerContext>, request: Request) -> Result<Response
     let message = Streaming::new_request(decoder, body, None, Some(limit)).message().await;
     let message = message.map_err(|status| tonic_errors::explain(&status, limit).map_or(status, Status::from))?;
     let message = message.ok_or_else(|| ApiError::Malformed("it is missing".into()))?;
+    if message.consistent {
+        context.engine.synchronize().await.map_err(ApiError::from)?;
+    }
     let stream = WatchStream::new(context, connection, agent, decode::watch(&message)?)?;
     Ok(MessageBody::respond(connection, stream))
 }

@@ -127,9 +127,9 @@ pub(super) fn synced(token: ResumeToken) -> MessageChunks {
     whole(pb::watch_response::Message::Synced(pb::Synced { revision, resume_token }))
 }
 
-pub(super) fn bookmark(token: ResumeToken) -> MessageChunks {
+pub(super) fn bookmark(token: ResumeToken, staleness: Option<pb::Staleness>) -> MessageChunks {
     let (revision, resume_token) = (token.revision.0, token_bytes(token));
-    whole(pb::watch_response::Message::Bookmark(pb::Bookmark { revision, resume_token }))
+    whole(pb::watch_response::Message::Bookmark(pb::Bookmark { revision, resume_token, staleness }))
 }
 
 pub(super) fn reset(why: ResetReason) -> MessageChunks {
