@@ -23,6 +23,7 @@ mod run;
 mod self_preservation;
 mod serve;
 mod services;
+mod staleness;
 mod stop;
 mod subset;
 mod terminal;
@@ -86,9 +87,9 @@ enum CliCommand {
     Route(Box<route::RouteArgs>),
     /// Help clients that use xDS
     Xds(xds::XdsArgs),
-    /// Export a data directory as JSON Lines
+    /// Export a registry on disk or in etcd as JSON Lines
     Export(export_import::ExportArgs),
-    /// Create a data directory from an export
+    /// Create a registry on disk or in etcd from an export
     Import(export_import::ImportArgs),
     /// Print a completion script for a shell
     Completion(completion::CompletionArgs),

@@ -25,7 +25,7 @@ pub use self::description::{SettingDescription, descriptions};
 use self::environment::environment;
 pub use self::environment::misspelt_variables;
 pub use self::error::ConfigError;
-pub use self::etcd::EtcdConfig;
+pub use self::etcd::{EtcdArgs, EtcdConfig};
 use self::key::SettingKey;
 pub use self::key::SettingOrigin;
 use self::listeners::Listeners;

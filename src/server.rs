@@ -50,6 +50,7 @@ use crate::{
     },
 };
 
+pub use context::etcd_options;
 pub use error::StartError;
 pub use listeners::ServerAddresses;
 pub use liveness::LivenessProbe;

@@ -5,6 +5,7 @@ mod consul_agent;
 mod cut_off;
 mod failover;
 mod large;
+mod migration;
 mod other_boots;
 mod reads;
 mod replicas;

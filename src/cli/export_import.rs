@@ -1,6 +1,7 @@
-//! `callboard export` and `callboard import`: conversion of a data directory to JSON Lines and back.
+//! `callboard export` and `callboard import`: conversion of a registry on disk or in etcd to JSON Lines and back.
 
 use std::{
+    fmt,
     fs::{File, OpenOptions},
     io::{self, BufReader, BufWriter, IsTerminal as _, Read},
     os::unix::fs::OpenOptionsExt as _,
@@ -8,22 +9,29 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::error::CliError;
-use crate::{clock::Clock, engine::disk};
+use crate::{
+    clock::Clock,
+    config::{EtcdArgs, EtcdConfig},
+    engine::{
+        disk::{self, LoadedRecords},
+        etcd,
+    },
+    server::etcd_options,
+};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The registry must not be running. The export contains lease ids, which authorize changes of the \
-                        registrations: protect the file."
+    after_help = "A registry on disk must not be running; replicas of a registry in etcd may run. The export contains lease ids, \
+                        which authorize changes of the registrations: protect the file."
 )]
 pub(super) struct ExportArgs {
-    /// Data directory, as given to `callboard serve`
-    #[arg(long, value_name = "DIR", env = "CALLBOARD_DATA_DIR")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
 
     /// File to write; only its owner may read it [default: standard output]
     file: Option<PathBuf>,
@@ -31,17 +39,76 @@ pub(super) struct ExportArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The new registry has a new incarnation: every lease has its full TTL once the registry is served, and \
-                        watches start over. A TTL check counts from its last report, as after a restart. If any part \
-                        of the export is invalid, nothing is created."
+    after_help = "The store must not have a registry yet, and no replica may run during an import into etcd. The new registry has a new \
+                        incarnation: every lease has its full TTL once the registry is served, and watches start over. On disk, a TTL \
+                        check counts from its last report, as after a restart; in etcd, it has a full TTL. If any part of the \
+                        export is invalid, nothing is created."
 )]
 pub(super) struct ImportArgs {
-    /// Data directory to create; it must not have a registry yet
-    #[arg(long, value_name = "DIR", env = "CALLBOARD_DATA_DIR")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
 
     /// File to read [default: standard input]
     file: Option<PathBuf>,
+}
+
+/// Store of a registry.
+#[derive(Debug, Args)]
+struct StoreArgs {
+    /// Data directory, as given to `callboard serve`
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "CALLBOARD_DATA_DIR",
+        required_unless_present = "etcd",
+        conflicts_with = "etcd"
+    )]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+}
+
+/// Store of a registry, validated.
+#[derive(Debug)]
+enum StoreLocation {
+    Disk(PathBuf),
+    Etcd(EtcdConfig),
+}
+
+impl StoreArgs {
+    fn location(&self) -> anyhow::Result<StoreLocation> {
+        match (&self.data_dir, self.etcd.resolve()?) {
+            (Some(directory), None) => Ok(StoreLocation::Disk(directory.clone())),
+            (None, Some(etcd)) => Ok(StoreLocation::Etcd(etcd)),
+            (None, None) | (Some(_), Some(_)) => Err(anyhow!("give either --data-dir or --etcd")),
+        }
+    }
+}
+
+impl StoreLocation {
+    fn load(&self) -> anyhow::Result<LoadedRecords> {
+        Ok(match self {
+            Self::Disk(directory) => disk::Store::read(directory)?,
+            Self::Etcd(settings) => etcd::export(etcd_options(settings)?, &settings.cluster)?,
+        })
+    }
+
+    fn create(&self, records: &LoadedRecords) -> anyhow::Result<()> {
+        match self {
+            Self::Disk(directory) => disk::import(directory, records, Clock::new(0).now())?,
+            Self::Etcd(settings) => etcd::import(etcd_options(settings)?, &settings.cluster, records)?,
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for StoreLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(directory) => directory.display().fmt(f),
+            Self::Etcd(settings) => write!(f, "the registry {:?} in etcd", settings.cluster),
+        }
+    }
 }
 
 pub(super) fn export(args: &ExportArgs) -> Result<ExitCode, CliError> {
@@ -57,7 +124,8 @@ fn done(result: anyhow::Result<()>) -> Result<ExitCode, CliError> {
 }
 
 fn write(args: &ExportArgs) -> anyhow::Result<()> {
-    let found = disk::Store::read(&args.data_dir)?;
+    let store = args.store.location()?;
+    let found = store.load()?;
     let progress = progress_bar(found.instances.len(), "exported");
     let report = || progress.inc(1);
     match &args.file {
@@ -75,8 +143,7 @@ fn write(args: &ExportArgs) -> anyhow::Result<()> {
     progress.finish_and_clear();
     for record in &found.unreadable {
         anstream::eprintln!(
-            "warning: {record}: it is not in the export; keep {} until a version that can read it has exported it",
-            args.data_dir.display()
+            "warning: {record}: it is not in the export; keep {store} until a version that can read it has exported it"
         );
     }
     warn_of_skipped(&found);
@@ -85,6 +152,7 @@ fn write(args: &ExportArgs) -> anyhow::Result<()> {
 }
 
 fn read(args: &ImportArgs) -> anyhow::Result<()> {
+    let store = args.store.location()?;
     let input: Box<dyn Read> = match &args.file {
         None => Box::new(io::stdin().lock()),
         Some(path) => Box::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?),
@@ -100,21 +168,21 @@ fn read(args: &ImportArgs) -> anyhow::Result<()> {
     };
     let exported = disk::export::read(BufReader::new(input), report).with_context(|| source(args.file.as_deref()))?;
     progress.finish_and_clear();
-    disk::import(&args.data_dir, &exported, Clock::new(0).now())?;
+    store.create(&exported)?;
     warn_of_skipped(&exported);
-    anstream::eprintln!("imported {} into {}", contents(&exported), args.data_dir.display());
+    anstream::eprintln!("imported {} into {store}", contents(&exported));
     Ok(())
 }
 
 /// Warns of the earlier revisions of policies that this version cannot use.
-fn warn_of_skipped(records: &disk::LoadedRecords) {
+fn warn_of_skipped(records: &LoadedRecords) {
     for skipped in records.skipped_revisions() {
         anstream::eprintln!("warning: {skipped}");
     }
 }
 
 /// Returns the numbers of instances and policies; the latter only if there are some.
-fn contents(records: &disk::LoadedRecords) -> String {
+fn contents(records: &LoadedRecords) -> String {
     let (instances, policies) = (records.instances.len(), records.policies.len());
     if policies == 0 {
         format!("{instances} instances")

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
+
 use super::{
     error::ConfigError,
     key::{SettingKey, SettingOrigin},
@@ -55,6 +57,57 @@ impl EtcdConfig {
             cluster: cluster.map_or_else(|| Self::DEFAULT_CLUSTER.to_owned(), |(cluster, _)| cluster),
             replica: replica.and_then(|(replica, _)| replica),
         }))
+    }
+}
+
+/// Flags of commands that use a registry in etcd without serving it.
+#[derive(Debug, Clone, Default, Args)]
+pub struct EtcdArgs {
+    /// Members of etcd, as URLs separated by commas, as given to `callboard serve`
+    #[arg(long, value_name = "URL,...")]
+    etcd: Option<String>,
+    /// User of etcd
+    #[arg(long, value_name = "NAME")]
+    etcd_user: Option<String>,
+    /// File with the password of --etcd-user
+    #[arg(long, value_name = "FILE")]
+    etcd_password_file: Option<String>,
+    /// PEM file with the authorities that sign etcd's certificates [default: those of the system]
+    #[arg(long, value_name = "FILE")]
+    etcd_ca: Option<String>,
+    /// PEM file with the certificate that etcd is shown
+    #[arg(long, value_name = "FILE")]
+    etcd_cert: Option<String>,
+    /// PEM file with the private key of --etcd-cert
+    #[arg(long, value_name = "FILE")]
+    etcd_key: Option<String>,
+    /// Name of the registry among those that share etcd [default: default]
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+}
+
+impl EtcdArgs {
+    /// Validates the flags. `None`: they name no etcd.
+    ///
+    /// # Errors
+    ///
+    /// When a value is invalid, or a flag lacks another one.
+    pub fn resolve(&self) -> Result<Option<EtcdConfig>, ConfigError> {
+        let mut flags = RawSettings::default();
+        for (key, text) in [
+            (SettingKey::Etcd, &self.etcd),
+            (SettingKey::EtcdUser, &self.etcd_user),
+            (SettingKey::EtcdPasswordFile, &self.etcd_password_file),
+            (SettingKey::EtcdCa, &self.etcd_ca),
+            (SettingKey::EtcdCert, &self.etcd_cert),
+            (SettingKey::EtcdKey, &self.etcd_key),
+            (SettingKey::Cluster, &self.cluster),
+        ] {
+            if let Some(text) = text {
+                flags.put(key, text.clone(), SettingOrigin::Flag(key.flag()));
+            }
+        }
+        EtcdConfig::resolve(&[flags], None)
     }
 }
 

@@ -21,6 +21,7 @@
 //! | `stored_keys` | knowledge of keys that the registry does not have |
 //! | `snapshot` | all keys at one revision |
 //! | `waiting_readers` | readers that wait until this replica is recent enough |
+//! | `transfer` | export, and import into a new registry |
 //! | `status` | the state that other threads read |
 //!
 //! # Keys and values
@@ -62,6 +63,7 @@ mod snapshot;
 mod status;
 mod stored_keys;
 mod takeovers;
+mod transfer;
 mod waiting_readers;
 
 pub mod batch_note;
@@ -87,6 +89,7 @@ pub use registry_meta::{MetaError, RegistryMeta};
 pub use release_request::ReleaseRequest;
 pub use replica_session::{ReplicaSession, SessionId};
 pub use shared::{Etcd, OnReplicaEnd};
+pub use transfer::{TransferError, export, import};
 
 use std::sync::Arc;
 

@@ -171,6 +171,14 @@ impl InstanceChecks {
         self.iter().map(|check| check.status).max().unwrap_or(CheckStatus::Passing)
     }
 
+    /// Returns the checks with revisions of 0.
+    pub(super) fn without_revisions(mut self) -> Self {
+        for check in &mut self.0 {
+            (check.created, check.revision, check.definition_revision) = Default::default();
+        }
+        self
+    }
+
     /// Sets the revisions of the checks. A check that is the same as in `before` keeps its revisions, a check that comes from another
     /// instance brings its own, and all others get `revision`.
     #[must_use]

@@ -39,6 +39,17 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// Returns the instance as a registration without a history: its revisions are 0, and the next change sets them.
+    #[must_use]
+    pub fn without_revisions(mut self) -> Self {
+        self.checks = self.checks.without_revisions();
+        if let Some(registration) = &mut self.consul_registration {
+            Arc::make_mut(registration).description_revision = Revision::default();
+        }
+        (self.registered_revision, self.revision) = Default::default();
+        self
+    }
+
     /// Returns the first status that applies. An instance whose checks were never healthy is starting, not unhealthy, and a starting
     /// instance does not become routable by being suspect.
     #[must_use]

@@ -80,8 +80,12 @@ pub(super) fn open(
     Ok((Arc::new(context), checks))
 }
 
-/// Returns the settings of the engine, with the password that the file has.
-fn etcd_settings(etcd: &EtcdConfig, config: &Config, now: ClockReading) -> Result<EtcdSettings, StartError> {
+/// Returns the options of the client of etcd, with the password that the file has.
+///
+/// # Errors
+///
+/// When the file with the password cannot be read.
+pub fn etcd_options(etcd: &EtcdConfig) -> Result<EtcdOptions, StartError> {
     let mut options = EtcdOptions::new(etcd.endpoints.iter().cloned());
     options.tls = EtcdTls { ca: etcd.ca.clone(), certificate: etcd.certificate.clone() };
     if let Some((user, path)) = &etcd.user {
@@ -91,6 +95,12 @@ fn etcd_settings(etcd: &EtcdConfig, config: &Config, now: ClockReading) -> Resul
         let password = password.strip_suffix('\r').unwrap_or(password).to_owned();
         options.credentials = Some(EtcdCredentials { user: user.clone(), password });
     }
+    Ok(options)
+}
+
+/// Returns the settings of the engine.
+fn etcd_settings(etcd: &EtcdConfig, config: &Config, now: ClockReading) -> Result<EtcdSettings, StartError> {
+    let options = etcd_options(etcd)?;
     let grpc = config.grpc.or(config.grpc_tls).map_or_else(String::new, |address| address.to_string());
     let http = config.http.or(config.http_tls).map(|address| address.to_string().into());
     let session = ReplicaSession {

@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Time in which etcd has to answer at the start of a replica.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval at which time-outs and orphans are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// Time after which a batch whose reply was lost is sent again.
