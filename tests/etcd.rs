@@ -4,6 +4,7 @@
 mod consul_agent;
 mod cut_off;
 mod failover;
+mod held;
 mod large;
 mod migration;
 mod other_boots;
