@@ -53,7 +53,7 @@ async fn follow(mut reader: Reader, mut goal: watch::Receiver<Option<u64>>) -> R
 }
 
 /// Returns a number from the environment of the recipe.
-fn wanted(variable: &str, usual: u64) -> u64 {
+pub fn wanted(variable: &str, usual: u64) -> u64 {
     match env::var(variable) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {text}")),
         Err(_) => usual,

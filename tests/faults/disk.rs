@@ -1,63 +1,13 @@
 //! Disks that are full, read-only or forbidden, and a file that is taken away. The registry stops and says why, or does not start;
 //! what it acknowledged is there when the disk is well again.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    process::{Command, ExitStatus},
-};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
+use crate::harness::{Child, Ended, Reader, ServerProcess, SmallDisk, instance};
 use callboard::pb::callboard::v1::RegisterRequest;
-use tempfile::TempDir;
 
-use super::wanted;
-use crate::harness::{Child, Ended, Reader, ServerProcess, instance};
-
-/// Environment variable that permits skipping the tests where nothing can be mounted. Without it they fail.
-const SKIP_VARIABLE: &str = "CALLBOARD_TEST_WITHOUT_MOUNT";
 /// User id without any files.
 const UNPRIVILEGED_USER: u32 = 65_534;
-
-/// Small disk in memory. Dropping it unmounts it.
-struct Disk(TempDir);
-
-impl Disk {
-    /// Returns `None` if the environment permits skipping the test.
-    fn mount(options: &str) -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(directory.path()).status();
-        if status.as_ref().is_ok_and(ExitStatus::success) {
-            return Some(Self(directory));
-        }
-        let known = wanted(SKIP_VARIABLE, 0) == 1;
-        assert!(
-            known,
-            "no tmpfs can be mounted ({status:?}): be root, or set {SKIP_VARIABLE}=1 to leave out what needs one"
-        );
-        eprintln!("LEFT OUT, for {SKIP_VARIABLE} is set: a disk of {options}");
-        None
-    }
-
-    fn remount(&self, options: &str) {
-        let options = format!("remount,{options}");
-        let status = Command::new("mount").args(["-o", &options]).arg(self.0.path()).status().unwrap();
-        assert!(status.success(), "{options}: {status}");
-    }
-
-    fn data(&self) -> String {
-        data(self.0.path())
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let status = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-        if !status.as_ref().is_ok_and(ExitStatus::success) {
-            eprintln!("{} stays mounted: {status:?}", self.0.path().display());
-        }
-    }
-}
 
 fn data(directory: &Path) -> String {
     directory.join("data").to_str().unwrap().to_owned()
@@ -107,8 +57,8 @@ async fn assert_kept(serve: &ServerProcess, acknowledged: &[String]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "mounts a disk, as root: just faults"]
 async fn full_disk_stops_the_registry_and_keeps_acknowledged_changes() {
-    let Some(disk) = Disk::mount("size=8m") else { return };
-    let data = disk.data();
+    let Some(disk) = SmallDisk::mount("size=8m") else { return };
+    let data = data(disk.path());
     let (acknowledged, ended) = fill(ServerProcess::start(&["--data-dir", &data]).await).await;
     println!("{} registrations fill it, then: {}", acknowledged.len(), ended.stderr.trim());
     assert!(acknowledged.len() > 100);
@@ -143,8 +93,8 @@ async fn file_at_its_size_limit_stops_the_registry_and_keeps_acknowledged_change
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "mounts a disk, as root: just faults"]
 async fn read_only_disk_is_rejected_at_the_start() {
-    let Some(disk) = Disk::mount("size=8m") else { return };
-    let data = disk.data();
+    let Some(disk) = SmallDisk::mount("size=8m") else { return };
+    let data = data(disk.path());
     disk.remount("ro");
     let fresh = Child::run(&["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", &data]).await;
     assert_failed(

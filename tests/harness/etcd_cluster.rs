@@ -17,7 +17,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{CertFiles, TestCa, steady_port, within};
+use super::{CertFiles, TestCa, in_namespace, steady_port, within};
 
 /// Variable with the path of the program.
 const PROGRAM: &str = "CALLBOARD_TEST_ETCD_PROGRAM";
@@ -37,9 +37,25 @@ pub struct EtcdCluster {
 #[derive(Debug)]
 struct EtcdMember {
     name: String,
+    place: EtcdPlace,
     client_url: String,
     peer_url: String,
     running: Option<RunningMember>,
+}
+
+/// Address, network and disk of a member.
+#[derive(Debug, Clone)]
+pub struct EtcdPlace {
+    pub host: String,
+    pub namespace: Option<String>,
+    /// Directory for its data, if it is not in that of the cluster.
+    pub disk: Option<PathBuf>,
+}
+
+impl Default for EtcdPlace {
+    fn default() -> Self {
+        Self { host: "127.0.0.1".to_owned(), namespace: None, disk: None }
+    }
 }
 
 #[derive(Debug)]
@@ -57,7 +73,12 @@ impl EtcdCluster {
 
     /// Starts members with more arguments.
     pub async fn start_with(members: usize, more: &[&str]) -> Self {
-        Self::launch(members, more.iter().map(ToString::to_string).collect(), None).await
+        Self::start_at(vec![EtcdPlace::default(); members], more).await
+    }
+
+    /// Starts a member at each place, with more arguments.
+    pub async fn start_at(places: Vec<EtcdPlace>, more: &[&str]) -> Self {
+        Self::launch(places, more.iter().map(ToString::to_string).collect(), None).await
     }
 
     /// Starts members that speak TLS and ask clients for certificates. A client has the certificate `client`.
@@ -71,23 +92,24 @@ impl EtcdCluster {
         let mut more: Vec<String> = more.iter().map(|(flag, file)| format!("{flag}={file}")).collect();
         more.push("--client-cert-auth".to_owned());
         let tls = EtcdTls { certificate: Some((mine.certificate, mine.key)), ca: Some(ca) };
-        Self::launch(members, more, Some(tls)).await
+        Self::launch(vec![EtcdPlace::default(); members], more, Some(tls)).await
     }
 
-    async fn launch(members: usize, more: Vec<String>, tls: Option<EtcdTls>) -> Self {
+    async fn launch(places: Vec<EtcdPlace>, more: Vec<String>, tls: Option<EtcdTls>) -> Self {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let mut ports = BTreeSet::new();
-        while ports.len() < 2 * members {
+        while ports.len() < 2 * places.len() {
             ports.insert(steady_port());
         }
         let ports: Vec<u16> = ports.into_iter().collect();
-        let member = |(index, ports): (usize, &[u16])| EtcdMember {
+        let member = |(index, (place, ports)): (usize, (EtcdPlace, &[u16]))| EtcdMember {
             name: format!("m{index}"),
-            client_url: format!("{scheme}://127.0.0.1:{}", ports[0]),
-            peer_url: format!("http://127.0.0.1:{}", ports[1]),
+            client_url: format!("{scheme}://{}:{}", place.host, ports[0]),
+            peer_url: format!("http://{}:{}", place.host, ports[1]),
+            place,
             running: None,
         };
-        let members = ports.chunks(2).enumerate().map(member).collect();
+        let members = places.into_iter().zip(ports.chunks(2)).enumerate().map(member).collect();
         let mut cluster = Self { members, more, tls, credentials: None, directory: tempfile::tempdir().unwrap() };
         cluster.start_all().await;
         cluster
@@ -95,6 +117,37 @@ impl EtcdCluster {
 
     pub fn len(&self) -> usize {
         self.members.len()
+    }
+
+    pub fn is_running(&self, member: usize) -> bool {
+        self.members[member].running.is_some()
+    }
+
+    /// Waits until a member ends by itself. Cancel-safe.
+    pub async fn end_of(&mut self, member: usize) {
+        let running = self.members[member].running.as_mut().expect("it runs");
+        running.process.wait().await.unwrap();
+        self.members[member].running = None;
+    }
+
+    /// Kills all members, and returns a copy of their data.
+    pub async fn back_up(&mut self) -> TempDir {
+        self.kill_all().await;
+        let backup = tempfile::tempdir().unwrap();
+        for member in 0..self.len() {
+            copy(&self.data(member), &backup.path().join(&self.members[member].name));
+        }
+        backup
+    }
+
+    /// Kills all members, replaces their data by a backup, and starts them.
+    pub async fn restore(&mut self, backup: &TempDir) {
+        self.kill_all().await;
+        for member in 0..self.len() {
+            fs::remove_dir_all(self.data(member)).unwrap();
+            copy(&backup.path().join(&self.members[member].name), &self.data(member));
+        }
+        self.start_all().await;
     }
 
     /// Returns the endpoint of a member.
@@ -229,21 +282,29 @@ impl EtcdCluster {
 
     /// Kills all members, removes their data, and starts them anew: a cluster with the same ids and without history.
     pub async fn wipe(&mut self) {
+        self.kill_all().await;
         for member in 0..self.len() {
-            if self.members[member].running.is_some() {
-                self.kill(member).await;
-            }
             fs::remove_dir_all(self.data(member)).unwrap();
         }
         self.start_all().await;
     }
 
-    /// Directory with the data of a member.
-    pub fn data(&self, member: usize) -> PathBuf {
-        self.directory.path().join(&self.members[member].name)
+    async fn kill_all(&mut self) {
+        for member in 0..self.len() {
+            if self.is_running(member) {
+                self.kill(member).await;
+            }
+        }
     }
 
-    async fn start_all(&mut self) {
+    /// Directory with the data of a member.
+    pub fn data(&self, member: usize) -> PathBuf {
+        let EtcdMember { name, place, .. } = &self.members[member];
+        place.disk.as_deref().unwrap_or(self.directory.path()).join(name)
+    }
+
+    /// Starts all members, which were killed, and waits until they serve.
+    pub async fn start_all(&mut self) {
         for member in 0..self.len() {
             self.begin(member);
         }
@@ -257,10 +318,10 @@ impl EtcdCluster {
     }
 
     fn command(&self, member: usize, readiness: &Path) -> Command {
-        let EtcdMember { name, client_url, peer_url, .. } = &self.members[member];
+        let EtcdMember { name, place, client_url, peer_url, .. } = &self.members[member];
         let peers = self.members.iter().map(|member| format!("{}={}", member.name, member.peer_url));
         let peers = peers.collect::<Vec<_>>().join(",");
-        let mut command = Command::new(program());
+        let mut command = in_namespace(place.namespace.as_deref(), program());
         command
             .arg(format!("--name={name}"))
             .arg(format!("--data-dir={}", self.data(member).display()))
@@ -284,6 +345,11 @@ impl EtcdCluster {
         let pid = running.process.id().expect("it runs");
         kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let status = std::process::Command::new("cp").arg("--archive").args([from, to]).status().unwrap();
+    assert!(status.success(), "{} could not be copied", from.display());
 }
 
 /// Returns the program that the environment names.

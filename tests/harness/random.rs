@@ -45,6 +45,11 @@ impl Random {
         mixed ^ mixed >> 31
     }
 
+    /// Returns an independent generator.
+    pub fn split(&mut self) -> Self {
+        Self(self.next())
+    }
+
     /// Returns a number from 0 to `below` - 1.
     pub fn below(&mut self, below: u64) -> u64 {
         self.next() % below

@@ -53,7 +53,12 @@ impl Child {
 
     /// Callboard with these arguments, and without what this test's environment would tell it.
     pub fn command(arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_callboard"));
+        Self::command_in(None, arguments)
+    }
+
+    /// Callboard in a network namespace.
+    pub fn command_in(namespace: Option<&str>, arguments: &[&str]) -> Command {
+        let mut command = in_namespace(namespace, env!("CARGO_BIN_EXE_callboard"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CALLBOARD_")) {
             command.env_remove(name);
         }
@@ -64,15 +69,26 @@ impl Child {
     }
 
     /// Starts a prepared command.
-    pub fn spawn(mut command: Command) -> Self {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    pub fn spawn(command: Command) -> Self {
+        Self::spawn_with(command, Stdio::piped())
+    }
+
+    /// Starts a prepared command, with a file for its standard error.
+    pub fn spawn_with_log(command: Command, log: std::fs::File) -> Self {
+        Self::spawn_with(command, log.into())
+    }
+
+    fn spawn_with(mut command: Command, stderr: Stdio) -> Self {
+        command.stdout(Stdio::piped()).stderr(stderr).kill_on_drop(true);
         let mut process = command.spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let mut stderr = process.stderr.take().unwrap();
+        let stderr = process.stderr.take();
         let complaints = tokio::spawn(async move {
             let mut all = String::new();
-            // What is no text is no complaint that a test looks for.
-            let _ = stderr.read_to_string(&mut all).await;
+            if let Some(mut stderr) = stderr {
+                // What is no text is no complaint that a test looks for.
+                let _ = stderr.read_to_string(&mut all).await;
+            }
             all
         });
         Self { process, lines, complaints }
@@ -129,6 +145,11 @@ impl Child {
         within("the end of its output", reading).await;
         let status = within("its end", self.process.wait()).await.unwrap();
         Ended { status, stdout, stderr: self.complaints.await.unwrap() }
+    }
+
+    /// Returns true once it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
     }
 
     /// Ends it without a word.
@@ -238,6 +259,14 @@ impl ServerProcess {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         status.lines().find_map(|line| line.strip_prefix(field)).unwrap().trim().to_owned()
     }
+}
+
+/// Returns a command that runs a program in a network namespace, or where the test runs.
+pub fn in_namespace(namespace: Option<&str>, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let Some(namespace) = namespace else { return Command::new(program) };
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace]).arg(program);
+    command
 }
 
 /// Returns a port that is free at the moment.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Wall, wall};
+use super::{Span, Wall, wall};
 
 const TICK: Duration = Duration::from_millis(10);
 /// A tick that is no later than this is not worth counting.
@@ -32,6 +32,12 @@ impl Stalls {
     /// For how many milliseconds in all threads that wanted to run could not, since then.
     pub fn since(&self, from: Wall) -> u64 {
         self.late.lock().unwrap().iter().filter(|(at, _)| *at >= from).map(|(_, late)| late).sum()
+    }
+
+    /// Returns the milliseconds for which threads that wanted to run could not, in this span.
+    pub fn between(&self, span: Span) -> u64 {
+        let late = self.late.lock().unwrap();
+        late.iter().filter(|(at, _)| (span.from..=span.to).contains(at)).map(|(_, late)| late).sum()
     }
 
     #[expect(clippy::disallowed_methods, reason = "a thread of its own, which measures how long it really slept")]

@@ -44,6 +44,12 @@ impl TestClient {
         Self::connect_with(address, |endpoint| endpoint).await
     }
 
+    /// Connects at the first call, and again after a failure.
+    pub fn lazy(address: SocketAddr) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        Self::over(endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy())
+    }
+
     pub async fn connect_with(address: SocketAddr, change: impl FnOnce(Endpoint) -> Endpoint) -> Self {
         let endpoint = change(Endpoint::from_shared(format!("http://{address}")).unwrap());
         Self::over(within("a connection", endpoint.connect()).await.unwrap())

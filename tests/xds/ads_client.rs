@@ -195,20 +195,25 @@ impl AdsClient {
 
     /// Opens a stream of a node.
     pub async fn open_node(client: &TestClient, protocol: AdsProtocol, node: Node) -> Self {
+        Self::try_open_node(client, protocol, node).await.unwrap()
+    }
+
+    /// Opens a stream of a node at a server that may be out of reach.
+    pub async fn try_open_node(client: &TestClient, protocol: AdsProtocol, node: Node) -> Result<Self, Status> {
         let mut xds = client.xds.clone();
         let requests = match protocol {
             StateOfTheWorld => {
                 let (sender, receiver) = unbounded_channel();
                 let stream = xds.stream_aggregated_resources(UnboundedReceiverStream::new(receiver));
-                Requests::Whole(sender, within("the stream", stream).await.unwrap().into_inner())
+                Requests::Whole(sender, within("the stream", stream).await?.into_inner())
             }
             Delta => {
                 let (sender, receiver) = unbounded_channel();
                 let stream = xds.delta_aggregated_resources(UnboundedReceiverStream::new(receiver));
-                Requests::Delta(sender, within("the stream", stream).await.unwrap().into_inner())
+                Requests::Delta(sender, within("the stream", stream).await?.into_inner())
             }
         };
-        Self { requests, subscriptions: HashMap::new(), node: Some(node) }
+        Ok(Self { requests, subscriptions: HashMap::new(), node: Some(node) })
     }
 
     /// Sends a request of the state-of-the-world protocol as it is.
