@@ -13,6 +13,9 @@
 //! | `DeadGoes` | [`dead_goes`] | lifetimes and the reference history |
 //! | `NeverEmptyByInference` | [`never_empty_by_inference`] | lifetimes and the reference history |
 //! | `BoundedSlow` | [`bounded_slow`] | measurements while some readers stall |
+//! | `LivePresent` | [`live_present`] | lifetimes, and the instances that watchers of all replicas lost |
+//! | `OrphanGoes` | [`orphan_goes`] | lifetimes, removals and faults of a cluster |
+//! | `OneBoot` | [`one_boot`] | times in which boots held an id |
 //! | `FailStatic` | [`fail_static`] | events that a client passed to its program |
 //!
 //! Through restarts of a registry in memory, [`live_stays::Kept`] and [`fail_static::Program`] check the set that a program uses.
@@ -26,10 +29,13 @@ pub mod gapless;
 mod held;
 mod instance_lifetime;
 pub mod kept;
+pub mod live_present;
 pub mod live_stays;
 pub mod never_empty_by_inference;
+pub mod one_boot;
 pub mod open_before_registration;
 pub mod ordered;
+pub mod orphan_goes;
 pub mod read_your_writes;
 mod reference_history;
 pub mod resumable;
