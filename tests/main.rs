@@ -28,6 +28,7 @@
 //! | `systemd` | readiness, watchdog, socket activation |
 //! | `tls` | certificates on both sides, their renewal, clients without one |
 //! | `abuse` | hostile peers beside well-behaved ones: `just abuse` |
+//! | `cluster` | replicas over etcd through faults of both: `just faults-cluster` |
 //! | `faults` | kills, stops, failing networks and disks, storms, clocks that jump: `just faults` |
 //! | `command_line`, `policy_commands` | commands, their output and exit codes |
 //! | `consul`, `consul_fields`, `consul_identity` | Consul's HTTP API: registration, fields, nodes and ids |
@@ -52,6 +53,7 @@ mod caller;
 mod cancelled;
 mod check_state;
 mod checks;
+mod cluster;
 mod command_line;
 mod consul;
 mod consul_blocking;
