@@ -95,6 +95,18 @@ etcd filter="etcd::":
 faults kills="40":
     CALLBOARD_TEST_KILLS={{ kills }} cargo test --locked --test main faults:: -- --ignored --nocapture --test-threads 1
 
+# Replicas over etcd through faults of both, each in a cluster of its own, or one test of them; on Linux as root (needs Go)
+faults-cluster test="cluster::":
+    etcd="$(tests/etcd/install)" && CALLBOARD_TEST_ETCD_PROGRAM="$etcd" cargo test --locked --test main {{ test }} -- --ignored --nocapture --test-threads 4
+
+# Random faults of replicas and etcd for a number of minutes
+soak-cluster minutes="10":
+    etcd="$(tests/etcd/install)" && CALLBOARD_TEST_SOAK_MINUTES={{ minutes }} CALLBOARD_TEST_ETCD_PROGRAM="$etcd" cargo test --locked --test main cluster::random_faults -- --ignored --nocapture
+
+# As many kills of replicas, and a quarter as many of etcd's leader: longest silence of a watcher, and live instances that one lost
+kills-cluster kills="200":
+    etcd="$(tests/etcd/install)" && CALLBOARD_TEST_KILLS={{ kills }} CALLBOARD_TEST_ETCD_PROGRAM="$etcd" cargo test --locked --test main killed_many_times -- --ignored --nocapture --test-threads 1
+
 # Hostile peers, one kind after the other, beside well-behaved ones
 abuse:
     cargo test --locked --test main abuse:: -- --ignored --nocapture
