@@ -73,6 +73,7 @@ pub(crate) async fn run(args: WatchArgs) -> Result<ExitCode, CliError> {
             WatchEvent::Reconnected { server } => {
                 print_stderr(&format!("connected to {}", server.unwrap_or_default()));
                 errors.clear();
+                is_stale = false;
             }
             WatchEvent::Degraded { age, .. } => {
                 if !std::mem::replace(&mut is_stale, true) {
