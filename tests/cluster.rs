@@ -8,7 +8,7 @@
 //! | `shifted_clock` | wall clocks that jump |
 //! | `fault` | the faults, each with its beginning and its end |
 //! | `quota` | maintenance of etcd |
-//! | `workload` | all clients, which run through the faults |
+//! | `workload`, `work` | all clients, which run through the faults, and the phase in which they write |
 //! | `heartbeat_client`, `short_lived`, `contender` | instances: one that lives on, some that fall silent, boots that want one id |
 //! | `library` | instances and a watch of the Rust client |
 //! | `ticker`, `writer` | changes, and writes whose outcome is checked |
@@ -31,6 +31,7 @@ mod short_lived;
 mod test_cluster;
 mod ticker;
 mod watcher;
+mod work;
 mod workload;
 mod writer;
 mod xds_watcher;
@@ -54,11 +55,11 @@ const DEFAULT_LENGTH: Duration = Duration::from_secs(90);
 
 /// Runs faults one after the other.
 async fn survives(surroundings: Surroundings, faults: impl IntoIterator<Item = (Fault, Duration)>) {
-    let Some(mut run) = FaultRun::start(surroundings).await else { return };
+    let Some(mut run) = Box::pin(FaultRun::start(surroundings)).await else { return };
     for (fault, hold) in faults {
-        run.inject(fault, hold).await;
+        Box::pin(run.inject(fault, hold)).await;
     }
-    run.finish().await;
+    Box::pin(run.finish()).await;
 }
 
 fn seconds(seconds: u64) -> Duration {
@@ -128,29 +129,29 @@ fn any_fault(random: &mut Random) -> (Fault, Duration) {
 async fn random_faults() {
     let minutes = wanted("CALLBOARD_TEST_SOAK_MINUTES", 0);
     let lasts = if minutes == 0 { DEFAULT_LENGTH } else { Duration::from_secs(60 * minutes) };
-    let Some(mut run) = FaultRun::start(Surroundings { clocks: true, ..NETWORKS }).await else { return };
+    let Some(mut run) = Box::pin(FaultRun::start(Surroundings { clocks: true, ..NETWORKS })).await else { return };
     let began = wall();
     while Duration::from_millis(wall() - began) < lasts {
         let (fault, hold) = any_fault(&mut run.random);
-        run.inject(fault, hold).await;
+        Box::pin(run.inject(fault, hold)).await;
         println!("      memory of the replicas in KiB: {:?}", run.cluster.resident());
     }
-    run.finish().await;
+    Box::pin(run.finish()).await;
 }
 
 /// Kills replicas, or leaders of etcd, as many times as the recipe says, and prints the figures of the documentation.
 async fn killed_many_times(kills: u64, kill: impl Fn(&mut Random) -> Fault, longest_silence: Duration) {
-    let Some(mut run) = FaultRun::start(PLAIN).await else { return };
+    let Some(mut run) = Box::pin(FaultRun::start(PLAIN)).await else { return };
     run.calm = Duration::from_millis(500);
     for number in 1..=kills {
         let fault = kill(&mut run.random);
         let hold = run.random.millis(0, 1_000);
-        run.inject(fault, hold).await;
+        Box::pin(run.inject(fault, hold)).await;
         if number % 10 == 0 {
             println!("{number} of {kills} kills");
         }
     }
-    let figures = run.finish().await;
+    let figures = Box::pin(run.finish()).await;
     assert_eq!(figures.lost_live, 0);
     let silence = Duration::from_millis(figures.longest_silence);
     assert!(silence < longest_silence, "a watcher received nothing for {silence:?}");

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     heartbeat_client::or_late,
     test_cluster::{SIZE, TestCluster},
-    workload::SERVICES,
+    work::SERVICES,
 };
 use crate::harness::{Key, Span, Stalls, TestClient, Wall, key, wall};
 

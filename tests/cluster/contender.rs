@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     heartbeat_client::HeartbeatClient,
     test_cluster::ReplicaAddresses,
-    workload::{CONTESTED, Work},
+    work::{CONTESTED, Work},
 };
 use crate::{
     harness::{Random, instance, key},

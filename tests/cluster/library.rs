@@ -8,7 +8,7 @@ use callboard::{
 };
 use tokio::sync::watch;
 
-use super::workload::LIBRARY_TTL;
+use super::work::LIBRARY_TTL;
 use crate::{
     harness::wall,
     invariant::{

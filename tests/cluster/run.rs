@@ -9,7 +9,8 @@ use super::{
     agreement::{Instances, agree, shown},
     fault::Fault,
     test_cluster::{SIZE, Surroundings, TestCluster},
-    workload::{LIVE, TICKS, WRITTEN, WorkRecords, Workload, first_lost},
+    work::{LIVE, TICKS, WRITTEN},
+    workload::{WorkRecords, Workload, first_lost},
 };
 use crate::{
     harness::{Key, Random, Reader, Scope, Seed, Span, Stalls, StepLog, Wall, What, key, wall, within},
@@ -78,7 +79,7 @@ impl FaultRun {
     pub async fn inject(&mut self, fault: Fault, hold: Duration) {
         let name = format!("{fault:?} for {} ms", hold.as_millis());
         self.note(&format!("{name} begins"));
-        let span = fault.inject(&mut self.cluster, &mut self.random, hold).await;
+        let span = Box::pin(fault.inject(&mut self.cluster, &mut self.random, hold)).await;
         self.note(&format!("{name} ends"));
         self.faults.push(span);
         self.has_lost_data |= fault.loses_data();

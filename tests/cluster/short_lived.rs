@@ -9,7 +9,7 @@ use tonic::Code;
 use super::{
     heartbeat_client::{HeartbeatClient, PATIENCE, or_late},
     test_cluster::ReplicaAddresses,
-    workload::{LIVE, Work},
+    work::{LIVE, Work},
 };
 use crate::{
     harness::{Random, address, instance},

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use super::{
     heartbeat_client::{REGISTRATION_PATIENCE, or_late},
     test_cluster::ReplicaAddresses,
-    workload::{TICKS, Work},
+    work::{TICKS, Work},
 };
 use crate::harness::{Random, instance, seconds};
 

@@ -7,7 +7,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{heartbeat_client::or_late, test_cluster::ReplicaAddresses, workload::LIVE};
+use super::{heartbeat_client::or_late, test_cluster::ReplicaAddresses, work::LIVE};
 use crate::harness::{Filter, Random, Reader, Scope, Wall, wall, within};
 
 /// Time without a message after which a watcher goes to another replica. Something changes five times a second.

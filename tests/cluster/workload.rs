@@ -13,6 +13,7 @@ use super::{
     test_cluster::{ReplicaAddresses, SIZE},
     ticker,
     watcher::{ClusterWatcher, Habit},
+    work::{LIVE, Work, WorkPhase},
     writer::Writer,
     xds_watcher::XdsWatcher,
 };
@@ -21,21 +22,8 @@ use crate::{
     invariant::{InstanceLifetime, live_present::Disappearance, one_boot::Tenure},
 };
 
-/// Service of the instances that send heartbeats.
-pub const LIVE: &str = "live";
-/// Service of one instance that changes all the time.
-pub const TICKS: &str = "ticks";
-/// Service of the writers.
-pub const WRITTEN: &str = "written";
-/// Service whose one id two boots want.
-pub const CONTESTED: &str = "contested";
-/// All services.
-pub const SERVICES: [&str; 4] = [LIVE, TICKS, WRITTEN, CONTESTED];
-
 /// TTL of instances that live through all faults.
 pub const LIVE_TTL: Duration = Duration::from_secs(6);
-/// TTL of the instances of the Rust client.
-pub const LIBRARY_TTL: Duration = Duration::from_secs(10);
 /// Instances on raw heartbeat streams. Self-preservation of their service begins with a fifth.
 const LIVE_INSTANCES: u8 = 9;
 /// Instances of the Rust client.
@@ -43,33 +31,6 @@ const LIBRARY_INSTANCES: u8 = 2;
 const WRITERS: u64 = 3;
 /// Boots that want one id.
 const BOOTS: u64 = 2;
-
-/// Phase of the clients that write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WorkPhase {
-    Working,
-    /// No client starts a write.
-    Paused,
-    Over,
-}
-
-/// Phase, as a client sees it.
-#[derive(Debug, Clone)]
-pub struct Work(watch::Receiver<WorkPhase>);
-
-impl Work {
-    /// Waits until work may start. Returns `false` once it is over.
-    pub async fn may_go_on(&mut self) -> bool {
-        let phase = self.0.wait_for(|phase| *phase != WorkPhase::Paused).await;
-        phase.is_ok_and(|phase| *phase == WorkPhase::Working)
-    }
-
-    /// Waits until work is over.
-    pub async fn over(&mut self) {
-        // An error means that the test has ended.
-        let _ = self.0.wait_for(|phase| *phase == WorkPhase::Over).await;
-    }
-}
 
 /// All clients while they run.
 #[derive(Debug)]

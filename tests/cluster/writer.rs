@@ -10,7 +10,7 @@ use tonic::Status;
 use super::{
     heartbeat_client::{REGISTRATION_PATIENCE, or_late},
     test_cluster::ReplicaAddresses,
-    workload::{WRITTEN, Work},
+    work::{WRITTEN, Work},
 };
 use crate::{
     harness::{Key, Random, TestClient, Wall, instance, key, seconds, wall},

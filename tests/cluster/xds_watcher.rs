@@ -9,7 +9,7 @@ use tokio::{
 };
 use tonic::Status;
 
-use super::{heartbeat_client::or_late, test_cluster::ReplicaAddresses, workload::LIVE};
+use super::{heartbeat_client::or_late, test_cluster::ReplicaAddresses, work::LIVE};
 use crate::{
     harness::{key, wall},
     invariant::live_present::Disappearance,
