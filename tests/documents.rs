@@ -172,6 +172,7 @@ const OTHER_FLAGS: &[&str] = &[
     "--ignored",
     "--initial-advertise-peer-urls",
     "--initial-cluster",
+    "--instances",
     "--mark-compacted",
     "--name",
     "--now",
