@@ -24,6 +24,10 @@ test *args:
 test-disk *args:
     CALLBOARD_TEST_ENGINE=disk cargo test --locked --test main {{ args }}
 
+# The tests over sockets, with the registry in etcd (needs Go)
+test-etcd *args:
+    tests/etcd/with-etcd env CALLBOARD_TEST_ENGINE=etcd cargo test --locked --test main {{ args }}
+
 # Wake-ups, leases and snapshots in every order in which threads can run, by a model checker
 loom $RUSTC_WORKSPACE_WRAPPER=(justfile_directory() / ".ci" / "loom"):
     cargo test --locked --lib loom_
@@ -85,11 +89,14 @@ upgrade other:
     cargo build --locked
     tests/interop/replicas/upgrade {{ quote(other) }}
 
-# Replicas, and the client of etcd, over real members with kills and stops; the client also on Debian's old etcd (needs Go and apt)
+# Replicas, and the client of etcd, over real members with kills and stops (needs Go)
 etcd filter="etcd::":
     tests/etcd/contract
     etcd="$(tests/etcd/install)" && CALLBOARD_TEST_ETCD_PROGRAM="$etcd" cargo test --locked --test main {{ filter }} -- --ignored --test-threads 2
-    etcd="$(tests/etcd/install old)" && CALLBOARD_TEST_ETCD_PROGRAM="$etcd" cargo test --locked --test main {{ filter }} -- --ignored --test-threads 2 --skip etcd::replicas
+
+# The client of etcd on the old version of Debian (needs apt)
+etcd-old +filters="etcd::failover etcd::large etcd::security etcd::stopped etcd::transactions etcd::watching":
+    etcd="$(tests/etcd/install old)" && CALLBOARD_TEST_ETCD_PROGRAM="$etcd" cargo test --locked --test main -- {{ filters }} --ignored --test-threads 2
 
 # Kills (as many as given) and stops of the registry, failing networks and disks, storms; five minutes, on Linux as root
 faults kills="40":

@@ -1,5 +1,5 @@
 //! The client of etcd and replicas of a registry, against real clusters and their faults. `just etcd` runs these tests with a
-//! released etcd, and those of the client once more with Debian's old one.
+//! released etcd, and `just etcd-old` those of the client with Debian's old one.
 
 mod consul_agent;
 mod cut_off;

@@ -189,10 +189,10 @@ impl Watch {
         self.backoff.reset();
         match &message.message {
             Some(Message::Notice(notice)) if *notice == Notice::Reconnect as i32 => return Err(ClientError::GoingAway),
-            Some(Message::Notice(notice)) if *notice == Notice::Degraded as i32 => {
-                if self.connector.server_count() > 1 {
-                    self.degraded.notified(super::now());
-                }
+            Some(Message::Notice(notice))
+                if *notice == Notice::Degraded as i32 && self.connector.server_count() > 1 =>
+            {
+                self.degraded.notified(super::now());
             }
             _ => {}
         }

@@ -29,12 +29,6 @@ pub(super) async fn expire_leases(context: Arc<ServerContext>) {
     loop {
         ticks.tick().await;
         let now = context.clock.expiry();
-        let is_degraded = context.engine.degraded_since().is_some();
-        if is_degraded != was_degraded {
-            was_degraded = is_degraded;
-            // Watches tell their clients.
-            context.notifier.wake_all();
-        }
         let expirations = context.commands.expire(now);
         if !expirations.is_empty() {
             let expired = context.metrics.expired.clone();
@@ -43,7 +37,7 @@ pub(super) async fn expire_leases(context: Arc<ServerContext>) {
         while counting.try_join_next().is_some() {}
         self_preservation.report(context.engine.registry(), &context.metrics);
         context.end_settling(now);
-        let is_degraded = context.engine.is_degraded();
+        let is_degraded = context.engine.degraded_since().is_some();
         if mem::replace(&mut was_degraded, is_degraded) != is_degraded {
             // Watches tell their clients.
             context.notifier.wake_all();

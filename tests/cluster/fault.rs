@@ -79,21 +79,12 @@ impl Fault {
             }
             Self::KillLeader | Self::KillFollower | Self::KillTwoMembers => {
                 let (leader, follower) = cluster.leader_and_follower().await;
-                let killed = match self {
-                    Self::KillLeader => vec![leader],
-                    Self::KillFollower => vec![follower],
-                    _ => vec![leader, follower],
+                let killed: &[usize] = match self {
+                    Self::KillLeader => &[leader],
+                    Self::KillFollower => &[follower],
+                    _ => &[leader, follower],
                 };
-                for member in &killed {
-                    cluster.etcd.kill(*member).await;
-                }
-                sleep(hold).await;
-                for member in &killed {
-                    cluster.etcd.begin(*member);
-                }
-                for member in killed {
-                    cluster.etcd.ready(member).await;
-                }
+                kill_members(cluster, killed, hold).await;
             }
             Self::StopLeader | Self::StopFollower => {
                 let (leader, follower) = cluster.leader_and_follower().await;
@@ -119,11 +110,7 @@ impl Fault {
                 cluster.clocks[replica].shift(0);
             }
             Self::LoseReplies => lose_replies(cluster, random, hold).await,
-            Self::ReachQuota => {
-                let fillers = reach_quota(cluster).await;
-                sleep(hold).await;
-                clear_quota(cluster, fillers).await;
-            }
+            Self::ReachQuota => exceed_quota(cluster, hold).await,
             Self::FillDisk => fill_disk(cluster, hold).await,
             Self::Wipe => cluster.etcd.wipe().await,
             Self::Restore(age) => {
@@ -134,6 +121,25 @@ impl Fault {
             }
         }
         Span { from, to: wall() }
+    }
+}
+
+async fn exceed_quota(cluster: &mut TestCluster, hold: Duration) {
+    let fillers = reach_quota(cluster).await;
+    sleep(hold).await;
+    clear_quota(cluster, fillers).await;
+}
+
+async fn kill_members(cluster: &mut TestCluster, killed: &[usize], hold: Duration) {
+    for member in killed {
+        cluster.etcd.kill(*member).await;
+    }
+    sleep(hold).await;
+    for member in killed {
+        cluster.etcd.begin(*member);
+    }
+    for member in killed {
+        cluster.etcd.ready(*member).await;
     }
 }
 
@@ -230,7 +236,8 @@ async fn fill_disk(cluster: &mut TestCluster, hold: Duration) {
     let member = SIZE - 1;
     let path = cluster.small_disk.as_ref().expect("a member has a small disk").path().join("filler");
     let mut file = fs::File::create(&path).unwrap();
-    while file.write_all(&[0; 64 * 1024]).is_ok() {}
+    let block = vec![0; 64 * 1024];
+    while file.write_all(&block).is_ok() {}
     let mut number = 0;
     let end = wall() + u64::try_from(MAX_FULL_DISK_TIME.as_millis()).unwrap();
     loop {
@@ -242,6 +249,8 @@ async fn fill_disk(cluster: &mut TestCluster, hold: Duration) {
         number += 1;
     }
     sleep(hold).await;
+    // An open file keeps its space.
+    drop(file);
     fs::remove_file(&path).unwrap();
     cluster.etcd.restart(member).await;
 }

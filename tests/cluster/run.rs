@@ -67,7 +67,7 @@ impl FaultRun {
         let seed = Seed::from_environment();
         println!("choices come back with CALLBOARD_TEST_SEED={}", seed.0);
         let cluster = TestCluster::start(surroundings).await?;
-        let work = Some(Workload::start(&cluster.addresses(), &seed).await);
+        let work = Some(Box::pin(Workload::start(&cluster.addresses(), &seed)).await);
         sleep(CALM).await;
         let (random, steps, began) = (seed.random(1_000), StepLog::default(), wall());
         let (faults, has_lost_data, has_compacted) = (Vec::new(), false, false);
@@ -107,7 +107,7 @@ impl FaultRun {
     /// Starts replicas that have ended, until all live instances are registered at all of them again.
     async fn recover(&mut self, healed: Wall) {
         let addresses = self.cluster.addresses();
-        let live: Vec<_> = self.work.as_ref().expect("clients run").live_ids().map(|id| key(LIVE, &id)).collect();
+        let live: Vec<_> = Workload::live_ids().map(|id| key(LIVE, &id)).collect();
         let recovering = async {
             loop {
                 let restarted = self.cluster.restart_ended().await;
@@ -261,7 +261,7 @@ fn assert_something_was_checked(records: &WorkRecords) {
         records.tenures.len(),
         records.ticks
     );
-    assert!(acknowledged > 20 && stale > 0 && renewals > 50 && records.ticks > 10);
+    assert!(acknowledged > 10 && stale > 0 && renewals > 20 && records.ticks > 4);
     assert!(!records.short_lived.is_empty() && !boots.is_empty());
 }
 

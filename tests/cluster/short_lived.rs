@@ -70,7 +70,7 @@ impl ShortLived {
     /// Waits until a replica does not have the last instance any more.
     async fn until_gone(&mut self) {
         let last = self.lifetimes.last().expect("one has lived");
-        let request = GetInstanceRequest { service: last.service.clone(), id: last.id.clone() };
+        let request = GetInstanceRequest { service: last.service.clone(), id: last.id.clone(), consistent: false };
         loop {
             sleep(LOOK_INTERVAL).await;
             let mut client = self.replicas.client(self.replicas.any(&mut self.random)).discovery;

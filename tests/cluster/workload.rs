@@ -79,7 +79,7 @@ impl Workload {
         for number in 0..LIVE_INSTANCES {
             let (replica, random) = (number.into(), seed.random(u64::from(number)));
             let mut client = HeartbeatClient::new(replicas, replica, live_request(number), LIVE_TTL, random);
-            within("a registration", client.register()).await;
+            Box::pin(within("a registration", client.register())).await;
             live.push(tokio::spawn(live_until(client, is_over.clone())));
         }
         let library = (LIVE_INSTANCES..LIVE_INSTANCES + LIBRARY_INSTANCES)
@@ -137,7 +137,7 @@ impl Workload {
     }
 
     /// Ids of the instances that are there all the time.
-    pub fn live_ids(&self) -> impl Iterator<Item = String> {
+    pub fn live_ids() -> impl Iterator<Item = String> {
         (0..LIVE_INSTANCES + LIBRARY_INSTANCES).map(live_id)
     }
 

@@ -11,7 +11,9 @@ use super::replicas::{replica, since};
 use crate::harness::{EtcdCluster, HeartbeatStream, TestClient, instance, seconds, wall, within};
 
 /// TTL of the instances in seconds. A test that waits for an expiry would fail.
-const TTL: f64 = 30.0;
+const TTL: f64 = 300.0;
+/// TTL of the instance of a killed replica.
+const SHORT_TTL: f64 = 30.0;
 /// Number of tries.
 const TRIES: usize = 50;
 
@@ -142,6 +144,7 @@ async fn of_a_new_boot_and_an_old_one_that_reconnects_elsewhere_one_holds_the_in
         }
     }
     println!("{taken_over} of {TRIES} were taken over");
+    assert_eq!(second.list("web").await.len(), TRIES);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -150,7 +153,7 @@ async fn new_boot_takes_over_from_a_killed_replica_before_the_lease_expires() {
     let etcd = EtcdCluster::start(1).await;
     let (one, two) = (replica(&etcd).await, replica(&etcd).await);
     let (first, second) = (one.client().await, two.client().await);
-    let (_stream, _) = start(&first, "a").await;
+    first.register(RegisterRequest { ttl: seconds(SHORT_TTL), ..boot("a", "old") }).await.unwrap();
     within("the instance", async { while second.get("web", "a").await.is_none() {} }).await;
     one.kill().await;
     let killed = wall();

@@ -33,11 +33,11 @@ pub fn check(watcher: &str, lost: &[Disappearance], lifetimes: &[InstanceLifetim
         let of_instance = lifetimes.iter().filter(|life| key(&life.service, &life.id) == *instance);
         for lifetime in of_instance {
             let answered = lifetime.renewals.iter().filter(|renewal| renewal.to + BLUR < *at);
-            let Some(last) = answered.max_by_key(|renewal| renewal.from) else { continue };
-            let due = last.from + lifetime.ttl;
+            let Some(newest) = answered.max_by_key(|renewal| renewal.from) else { continue };
+            let due = newest.from + lifetime.ttl;
             if *at + BLUR < due && !had_gap(lifetime, *at) {
                 let (watcher, instance) = (watcher.to_owned(), instance.clone());
-                return Err(LiveAbsent::Absent { watcher, instance, at: *at, renewed: last.from, left: due - at });
+                return Err(LiveAbsent::Absent { watcher, instance, at: *at, renewed: newest.from, left: due - at });
             }
         }
     }

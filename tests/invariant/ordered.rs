@@ -1,6 +1,6 @@
 //! Ordered: revisions on a stream strictly rise within an incarnation.
 
-use callboard::pb::callboard::v1::{ResetReason, change::Change, watch_response::Message};
+use callboard::pb::callboard::v1::{self as pb, ResetReason, change::Change, watch_response::Message};
 
 use crate::harness::{Record, What};
 
@@ -30,10 +30,13 @@ pub fn check(record: &Record) -> Result<(), NotOrdered> {
                     stood = 0;
                 }
             }
-            // It may have the revision of the last step.
-            Some(Message::Synced(synced)) if synced.revision >= stood => stood = synced.revision,
-            Some(Message::Synced(synced)) => return Err(NotOrdered::Fell { stood, then: synced.revision }),
-            Some(Message::Bookmark(bookmark)) => stood = risen(stood, bookmark.revision)?,
+            // Both may have the revision of the last step: a bookmark also tells that the registry has lost contact with its store.
+            Some(Message::Synced(pb::Synced { revision, .. }) | Message::Bookmark(pb::Bookmark { revision, .. })) => {
+                if *revision < stood {
+                    return Err(NotOrdered::Fell { stood, then: *revision });
+                }
+                stood = *revision;
+            }
             Some(Message::Changes(changes)) => {
                 step.extend(changes.changes.iter().filter_map(|change| change.change.as_ref()).map(revision));
                 if changes.revision != 0 {
@@ -81,8 +84,10 @@ mod tests {
 
     #[test]
     fn revision_that_does_not_rise_is_found() {
-        let stayed = checked(vec![opened(), synced(5), bookmark(5)]);
+        let stayed = checked(vec![opened(), synced(5), changes(&[], 5)]);
         assert_eq!(stayed, Err(NotOrdered::Fell { stood: 5, then: 5 }));
+        let bookmarked_behind = checked(vec![opened(), synced(5), bookmark(4)]);
+        assert_eq!(bookmarked_behind, Err(NotOrdered::Fell { stood: 5, then: 4 }));
         let fell = checked(vec![opened(), synced(5), changes(&[updated("a", 4)], 4)]);
         assert_eq!(fell, Err(NotOrdered::Fell { stood: 5, then: 4 }));
         let resumed_behind = checked(vec![opened(), synced(5), resumed(), synced(4)]);

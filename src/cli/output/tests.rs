@@ -27,7 +27,7 @@ fn table_has_a_header_and_one_line_per_row() {
 #[test]
 fn wide_table_has_more_columns() {
     let table = table(true, |_| {});
-    assert!(table.lines().next().unwrap().ends_with("REGISTERED                 REVISION"), "{table}");
+    assert!(table.lines().next().unwrap().ends_with("REVISION   HOLDER"), "{table}");
     assert!(table.contains("build=7,team=checkout"), "{table}");
 }
 

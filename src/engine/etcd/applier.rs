@@ -128,24 +128,11 @@ impl Applier {
                 }
                 (RegistryKey::Session(id), Some(entry)) => begin_session(&mut guard, *id, &entry, stored),
                 (RegistryKey::Session(id), None) => {
-                    if let Some((epoch, session)) = stored.sessions.end(*id) {
-                        tracing::info!(
-                            replica = &*session.replica,
-                            epoch = epoch.0,
-                            "the session of a replica has ended"
-                        );
-                        applied.ended_sessions.push(epoch);
-                    }
+                    applied.ended_sessions.extend(end_session(*id, stored));
                 }
                 (RegistryKey::Meta, entry) => applied.other_registry |= !self.is_same_registry(entry.as_ref()),
                 (RegistryKey::ReleaseRequest(session), Some(entry)) => {
-                    match (ReleaseRequest::decode(&entry.value), stored.sessions.epoch_of(*session)) {
-                        (Ok(request), Some(epoch)) => applied.release_requests.push((epoch, request)),
-                        (Ok(_), None) => {}
-                        (Err(error), _) => {
-                            tracing::error!(%error, %key, "a request to release instances cannot be read")
-                        }
-                    }
+                    applied.release_requests.extend(read_release_request(*session, &key, &entry, stored));
                 }
                 (RegistryKey::BatchNote(..) | RegistryKey::ReleaseRequest(_) | RegistryKey::Expirations(_), _) => {}
             }
@@ -350,6 +337,28 @@ fn read_policy(
                 %error,
                 "the value of {key} cannot be used: the registry goes on without it; set the policy again, or run a version that can read it"
             );
+            None
+        }
+    }
+}
+
+fn end_session(id: SessionId, stored: &mut StoredKeys) -> Option<SessionEpoch> {
+    let (epoch, session) = stored.sessions.end(id)?;
+    tracing::info!(replica = &*session.replica, epoch = epoch.0, "the session of a replica has ended");
+    Some(epoch)
+}
+
+/// Reads a request of a live session to release instances.
+fn read_release_request(
+    session: SessionId,
+    key: &RegistryKey,
+    entry: &EtcdEntry,
+    stored: &StoredKeys,
+) -> Option<(SessionEpoch, ReleaseRequest)> {
+    match ReleaseRequest::decode(&entry.value) {
+        Ok(request) => Some((stored.sessions.epoch_of(session)?, request)),
+        Err(error) => {
+            tracing::error!(%error, %key, "a request to release instances cannot be read");
             None
         }
     }

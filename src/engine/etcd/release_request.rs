@@ -20,11 +20,11 @@ pub struct ReleaseRequest {
 #[derive(Clone, PartialEq, Message)]
 struct ReleaseRequestMessage {
     #[prost(message, repeated, tag = "1")]
-    instances: Vec<InstanceMessage>,
+    instances: Vec<ReleasedInstanceMessage>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct InstanceMessage {
+struct ReleasedInstanceMessage {
     #[prost(string, tag = "1")]
     service: String,
     #[prost(string, tag = "2")]
@@ -37,7 +37,7 @@ impl ReleaseRequest {
     pub fn encode(&self) -> Vec<u8> {
         let instances = self.instances.iter();
         let instances =
-            instances.map(|(service, id)| InstanceMessage { service: service.to_string(), id: id.to_string() });
+            instances.map(|(service, id)| ReleasedInstanceMessage { service: service.to_string(), id: id.to_string() });
         ReleaseRequestMessage { instances: instances.collect() }.encode_to_vec()
     }
 
@@ -48,7 +48,7 @@ impl ReleaseRequest {
     /// When the bytes are not a message of a request, or a name is invalid.
     pub fn decode(value: &[u8]) -> Result<Self, DecodeError> {
         let message = ReleaseRequestMessage::decode(value).map_err(|_| DecodeError::Message)?;
-        let instances = message.instances.into_iter().map(|InstanceMessage { service, id }| {
+        let instances = message.instances.into_iter().map(|ReleasedInstanceMessage { service, id }| {
             Ok::<_, DecodeError>((ServiceName::parse_stored(&service)?, InstanceId::parse_any(&id)?))
         });
         Ok(Self { instances: instances.collect::<Result<_, _>>()? })
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn request_with_an_invalid_name_is_rejected() {
-        let message = InstanceMessage { service: "a b".into(), id: "a".into() };
+        let message = ReleasedInstanceMessage { service: "a b".into(), id: "a".into() };
         let value = ReleaseRequestMessage { instances: vec![message] }.encode_to_vec();
         assert!(ReleaseRequest::decode(&value).is_err());
         assert_eq!(ReleaseRequest::decode(b"\xff"), Err(DecodeError::Message));

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     clock::Clock,
     engine::{OutcomeSender, write_request::WriteRequest},
-    etcd::{EtcdClient, EtcdError, EtcdResponse, EtcdTransaction, EtcdTransactionResult},
+    etcd::{EtcdClient, EtcdError, EtcdErrorKind, EtcdResponse, EtcdTransaction, EtcdTransactionResult},
     metrics::EtcdMetrics,
     model::{InstanceId, LeaseId, Revision, ServiceName},
     registry::{ClockReading, Registry, SessionEpoch},
@@ -63,6 +63,8 @@ pub enum ReplicaMessage {
 
 /// Reply to a batch, with its lane and its session.
 type BatchReply = (usize, SessionEpoch, Result<EtcdTransactionResult, EtcdError>);
+type NextBatchReply = Pin<Box<dyn tokio_stream::Stream<Item = BatchReply> + Send>>;
+type BatchReplies = StreamMap<usize, NextBatchReply>;
 type Reply<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Owner of the engine's state.
@@ -177,11 +179,10 @@ impl EtcdReplica {
 
     /// Works until all senders are dropped, or etcd's contents are replaced.
     pub async fn run(mut self, mut inbox: UnboundedReceiver<ReplicaMessage>) -> Result<(), String> {
-        let mut replies: StreamMap<usize, Pin<Box<dyn tokio_stream::Stream<Item = BatchReply> + Send>>> =
-            StreamMap::new();
+        let mut replies = BatchReplies::new();
         let mut renewal: Option<Reply<Result<bool, EtcdError>>> = None;
         let mut new_session: Option<Reply<Result<OwnSession, EtcdError>>> = None;
-        let mut asking: Option<Reply<Result<EtcdTransactionResult, EtcdError>>> = None;
+        let mut asking: Option<Reply<()>> = None;
         let mut newest: Option<Reply<Option<u64>>> = None;
         let mut ticks = ticking(TICK);
         let mut renewals = ticking(RENEWAL_INTERVAL);
@@ -191,17 +192,10 @@ impl EtcdReplica {
                 for (lane, transaction) in self.committer.fill(&self.stored, self.clock.now()) {
                     replies.insert(lane, self.send(lane, transaction, Duration::ZERO));
                 }
-                if asking.is_none()
-                    && let Some(request) = self.committer.release_request()
-                {
-                    let client = self.client.clone();
-                    asking = Some(Box::pin(async move { client.transact(&request).await }));
-                }
+                asking = asking.or_else(|| self.ask_for_release());
             }
             newest = newest.or_else(|| self.read_newest());
-            if let Some(end) = closing
-                && (self.committer.is_idle() || self.clock.since_start() > end)
-            {
+            if closing.is_some_and(|end| self.committer.is_idle() || self.clock.since_start() > end) {
                 self.close().await;
                 return Ok(());
             }
@@ -211,9 +205,7 @@ impl EtcdReplica {
                     self.take_followed(followed.ok_or("the task that watches etcd has ended")?)?;
                 }
                 Some((lane, (_, epoch, reply))) = replies.next(), if !replies.is_empty() => {
-                    if epoch == self.committer.session().epoch
-                        && let Some(again) = self.take_reply(lane, reply)
-                    {
+                    if let Some(again) = self.take_reply(lane, epoch, reply) {
                         replies.insert(lane, again);
                     }
                 }
@@ -221,12 +213,7 @@ impl EtcdReplica {
                     Some(message) => self.take_message(message),
                     None => closing = Some(self.clock.since_start() + CLOSE_TIMEOUT),
                 },
-                asked = wait_for(&mut asking) => {
-                    asking = None;
-                    if let Err(error) = asked {
-                        tracing::debug!(%error, "a request to release instances was not confirmed");
-                    }
-                }
+                () = wait_for(&mut asking) => asking = None,
                 renewed = wait_for(&mut renewal) => {
                     renewal = None;
                     self.take_renewal(renewed);
@@ -268,6 +255,16 @@ impl EtcdReplica {
         self.committer.stop();
         self.readers.expire(Duration::MAX);
         let _ = timeout(REVOKE_TIMEOUT, self.client.revoke_lease(self.committer.session().lease)).await;
+    }
+
+    /// Begins to ask the holders of instances that other boots register here, if there are any.
+    fn ask_for_release(&mut self) -> Option<Reply<()>> {
+        let (request, client) = (self.committer.release_request()?, self.client.clone());
+        Some(Box::pin(async move {
+            if let Err(error) = client.transact(&request).await {
+                tracing::debug!(%error, "a request to release instances was not confirmed");
+            }
+        }))
     }
 
     fn take_newest(&mut self, revision: Option<u64>) {
@@ -340,12 +337,7 @@ impl EtcdReplica {
     }
 
     /// Sends a transaction after a delay.
-    fn send(
-        &self,
-        lane: usize,
-        transaction: EtcdTransaction,
-        delay: Duration,
-    ) -> Pin<Box<dyn tokio_stream::Stream<Item = BatchReply> + Send>> {
+    fn send(&self, lane: usize, transaction: EtcdTransaction, delay: Duration) -> NextBatchReply {
         let (client, epoch) = (self.client.clone(), self.committer.session().epoch);
         let reply = async move {
             if !delay.is_zero() {
@@ -360,8 +352,12 @@ impl EtcdReplica {
     fn take_reply(
         &mut self,
         lane: usize,
+        epoch: SessionEpoch,
         reply: Result<EtcdTransactionResult, EtcdError>,
-    ) -> Option<Pin<Box<dyn tokio_stream::Stream<Item = BatchReply> + Send>>> {
+    ) -> Option<NextBatchReply> {
+        if epoch != self.committer.session().epoch {
+            return None; // batches of an earlier session are decided again
+        }
         match reply {
             Ok(result) if result.succeeded => {
                 self.last_error = None;

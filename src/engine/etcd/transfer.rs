@@ -102,7 +102,13 @@ pub fn export(options: EtcdOptions, cluster: &str) -> Result<LoadedRecords, Tran
                 }
             },
             // The rest belongs to running replicas, or to other programs.
-            Ok(RegistryKey::Session(_) | RegistryKey::BatchNote(..) | RegistryKey::Expirations(_)) | Err(_) => {}
+            Ok(
+                RegistryKey::Session(_)
+                | RegistryKey::BatchNote(..)
+                | RegistryKey::ReleaseRequest(_)
+                | RegistryKey::Expirations(_),
+            )
+            | Err(_) => {}
         }
     }
     if !has_meta {

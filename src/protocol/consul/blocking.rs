@@ -127,7 +127,7 @@ impl Consul {
         }
         let index = self.wait_for_index(request, subject, index).await?;
         request.connection.wait_for_capacity().await?;
-        Ok(AnswerIndex { index, has_leader: !engine.is_degraded(), last_contact: engine.state_age() })
+        Ok(AnswerIndex { index, has_leader: engine.degraded_since().is_none(), last_contact: engine.state_age() })
     }
 
     async fn wait_for_index(

@@ -83,7 +83,7 @@ pub(super) fn client_policy(policy: &EffectivePolicy) -> pb::ClientPolicy {
 
 /// Returns the age of the state while the engine cannot reach its store.
 pub(super) fn staleness(engine: &dyn Engine) -> Option<pb::Staleness> {
-    let age = engine.is_degraded().then(|| engine.state_age())?;
+    let age = engine.degraded_since().map(|_| engine.state_age())?;
     Some(pb::Staleness { age: duration(age), revision: engine.registry().applied().0 })
 }
 

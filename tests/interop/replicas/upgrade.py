@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -13,8 +14,8 @@ import traceback
 import urllib.request
 from pathlib import Path
 
-from callboard.v1 import registry_pb2, registry_pb2_grpc
-from fixture import Failure, Unary, boot_of, check, connect
+from callboard.v1 import discovery_pb2, discovery_pb2_grpc, instance_pb2, registry_pb2, registry_pb2_grpc
+from fixture import Failure, Unary, boot_of, check, connect, duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from lines import LineProcess
 from outages import even_load
@@ -84,11 +85,25 @@ class Writers:
         self._replicas = cluster.replicas
         self._weight = 1
         first = Unary(registry_pb2_grpc.RegistryServiceStub(connect(cluster.replicas[0].grpc)))
-        first.Register(boot_of(UPDATED, "u", 3600))
+        ttl_check = instance_pb2.Check(ttl=instance_pb2.TtlProbe(), interval=duration(3600), initial_status="CHECK_STATUS_PASSING")
+        more = {"tags": ["blue"], "metadata": {"version": "1"}, "locality": instance_pb2.Locality(region="r1", zone="z1")}
+        first.Register(boot_of(UPDATED, "u", 3600, checks=[ttl_check], **more))
+        drain = [cluster.program, "drain", f"{UPDATED}/u", "--server", cluster.address]
+        subprocess.run(drain, check=True, stdout=subprocess.DEVNULL, timeout=20)
+        self._expected = self._read(cluster.replicas[0])
+        check(self._expected.status == instance_pb2.INSTANCE_STATUS_DRAINING, f"not drained: {self._expected}")
         self._known = stored()
         for _ in range(2):
             self._known |= self.write()
         self.added: set[tuple[int, ...]] = set()  # fields of the later version
+
+    def _read(self, replica: Replica) -> instance_pb2.Instance:
+        """Returns the instance at a replica, without what each write changes."""
+        stub = Unary(discovery_pb2_grpc.DiscoveryServiceStub(connect(replica.grpc)))
+        instance = stub.GetInstance(discovery_pb2.GetInstanceRequest(service=UPDATED, id="u")).instance
+        for field in ("weight", "revision"):
+            instance.ClearField(field)
+        return instance
 
     def write(self) -> set[tuple[int, ...]]:
         """Lets each replica write; returns the fields that were written."""
@@ -108,6 +123,9 @@ class Writers:
             now = stored() - self._known
             check(before <= now, f"{replica.host} dropped the fields {before - now}")
             self.added |= now
+        for replica in self._replicas:
+            instance = self._read(replica)
+            check(instance == self._expected, f"{replica.host} has {instance} instead of {self._expected}")
 
 
 def update(replica: Replica, weight: int) -> None:
