@@ -9,6 +9,7 @@
 //! | `shared` | the engine, as other threads use it |
 //! | `replica` | the task that owns all state |
 //! | `committer` | the queue of requests, and their outcomes |
+//! | `request_queue` | the requests that wait |
 //! | `decision` | the changes that requests make |
 //! | `batch` | transactions of several requests |
 //! | `follower` | the watch |
@@ -57,6 +58,7 @@ mod loading;
 mod own_session;
 mod releases;
 mod replica;
+mod request_queue;
 mod session_table;
 mod shared;
 mod snapshot;

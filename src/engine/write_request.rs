@@ -75,6 +75,14 @@ impl WriteRequest {
         commands.iter().map(target).collect()
     }
 
+    /// Returns the service whose lease expires, if that is the request.
+    pub fn expiring_service(&self) -> Option<&ServiceName> {
+        match self {
+            Self::One(Command::Expire(lease), ..) => Some(&lease.service),
+            Self::One(..) | Self::Together(..) | Self::Policy(..) => None,
+        }
+    }
+
     /// Answers with an error.
     pub fn reject(self, error: EngineError) {
         // A caller that no longer waits has dropped the receiver.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::{
     model::{BootId, InstanceId, LeaseId, LeaseTerms, LoadReport, ServiceName},
-    sync::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
 };
 
 /// Milliseconds of the lease clock ([`super::LeaseClock`]).
@@ -82,6 +82,9 @@ pub struct Lease {
     duty: AtomicU8,
     /// Time at which the lease was orphaned last.
     orphaned_at: AtomicU64,
+    /// Knowledge of the sweep that expired the lease: number of the last expiration of the service at another replica, or
+    /// [`Self::RELEASED`].
+    judged_by: AtomicU32,
     /// Last load report and its time. Boxed, because most holders send none.
     load: Mutex<Option<Box<(LoadReport, LeaseTime)>>>,
 }
@@ -199,9 +202,13 @@ impl Lease {
             counted: AtomicBool::new(false),
             duty: AtomicU8::new(LeaseDuty::Held as u8),
             orphaned_at: AtomicU64::new(0),
+            judged_by: AtomicU32::new(0),
             load: Mutex::new(None),
         }
     }
+
+    /// Value of [`Lease::judged_by`] for a lease that an operator released.
+    pub(super) const RELEASED: u32 = u32::MAX;
 
     /// Value of [`Lease::due`] for a lease that is not in the timing wheel.
     pub(super) const NOT_SCHEDULED: u64 = 0;
@@ -285,6 +292,30 @@ impl Lease {
             LeaseState::Alive { .. } | LeaseState::Ended { .. } => Err(()),
         })
         .is_ok()
+    }
+
+    /// Makes the lease overdue from now on, unless a heartbeat arrives.
+    pub(super) fn make_overdue(&self, now: LeaseTime) {
+        let _ = self.change(now, |state| match state {
+            LeaseState::Alive { deadline, stream } => {
+                Ok(LeaseState::Alive { deadline: deadline.min(now.saturating_sub(1)), stream })
+            }
+            LeaseState::Ended { .. } => Err(()),
+        });
+    }
+
+    /// Returns whether the expiration of the lease counts for self-preservation: an operator did not release it.
+    #[must_use]
+    pub fn counts_as_expiration(&self) -> bool {
+        self.judged_by() != Self::RELEASED
+    }
+
+    pub(super) fn judged_by(&self) -> u32 {
+        self.judged_by.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_judged_by(&self, knowledge: u32) {
+        self.judged_by.store(knowledge, Ordering::Relaxed);
     }
 
     /// Ends the lease. The reason is remembered for `memory` from now on, for the holder's next heartbeat.

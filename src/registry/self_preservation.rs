@@ -30,7 +30,10 @@ mod sliding_counter;
 mod sweep;
 mod threshold;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use super::{
     Registry,
@@ -70,6 +73,8 @@ struct SelfPreservationState {
     tracked: Vec<TrackedLease>,
     /// Index at which the next sweep continues.
     cursor: usize,
+    /// Number of expirations at other replicas, of all services.
+    expirations_elsewhere: u32,
     log: SelfPreservationLog,
 }
 
@@ -86,6 +91,7 @@ impl SelfPreservation {
             all: ThresholdState::new(REGISTRY_RULE),
             tracked: Vec::new(),
             cursor: 0,
+            expirations_elsewhere: 0,
             log: SelfPreservationLog::default(),
         };
         Self { total: TotalLeaseCounter::default(), state: Mutex::new(state) }
@@ -115,12 +121,38 @@ impl SelfPreservation {
 
     /// Records that a lease expired at another replica. It counts as a removal of its service here, too.
     pub(super) fn expired_elsewhere(&self, lease: &Lease, counter: &Arc<LeaseCounter>, now: ClockReading) {
-        let mut state = self.state.lock();
-        let record = state.records.open(&lease.service, counter);
-        if let Some(record) = state.records.get_mut(record) {
-            record.threshold.expirations.add(now.lease);
+        self.state.lock().add_elsewhere(&lease.service, counter, 1, now.lease);
+    }
+
+    /// Records expirations of a service that another replica has counted and this one has not seen. They were `age` ago at most.
+    pub(super) fn restore_expirations(
+        &self,
+        service: &ServiceName,
+        counter: &Arc<LeaseCounter>,
+        expirations: u64,
+        at: LeaseTime,
+    ) {
+        self.state.lock().add_elsewhere(service, counter, expirations, at);
+    }
+
+    /// Returns whether the sweep that expired a lease did not know of an expiration of the service at another replica.
+    pub(super) fn is_outdated(&self, lease: &Lease) -> bool {
+        let state = self.state.lock();
+        let record = state.records.find(&lease.service).and_then(|index| state.records.get(index));
+        lease.counts_as_expiration() && record.map_or(0, |record| record.last_elsewhere) != lease.judged_by()
+    }
+
+    /// Takes back that a lease expired, because its instance was not removed. `at`: time at which it expired.
+    pub(super) fn take_back(&self, lease: &Lease, at: LeaseTime) {
+        if !lease.counts_as_expiration() {
+            return;
         }
-        state.all.expirations.add(now.lease);
+        let mut state = self.state.lock();
+        let index = state.records.find(&lease.service);
+        if let Some(record) = index.and_then(|index| state.records.get_mut(index)) {
+            record.threshold.expirations.take_back(at);
+        }
+        state.all.expirations.take_back(at);
     }
 
     /// Records that a lease has ended.
@@ -130,6 +162,18 @@ impl SelfPreservation {
 }
 
 impl SelfPreservationState {
+    fn add_elsewhere(&mut self, service: &ServiceName, counter: &Arc<LeaseCounter>, expirations: u64, at: LeaseTime) {
+        // The highest number means something else, and 0 that there was none.
+        self.expirations_elsewhere = self.expirations_elsewhere % (Lease::RELEASED - 1) + 1;
+        let number = self.expirations_elsewhere;
+        let record = self.records.open(service, counter);
+        if let Some(record) = self.records.get_mut(record) {
+            record.last_elsewhere = number;
+            (0..expirations).for_each(|_| record.threshold.expirations.add(at));
+        }
+        (0..expirations).for_each(|_| self.all.expirations.add(at));
+    }
+
     fn track(&mut self, lease: &Arc<Lease>, index: RecordIndex, tracking_state: TrackingState) {
         let Some(record) = self.records.get_mut(index) else { return };
         record.tracked += 1;
@@ -171,6 +215,20 @@ impl Registry {
         self.leases.forget(&expired);
         self.leases.put_back(&fresh);
         commands
+    }
+
+    /// Returns whether a lease was expired by a sweep that did not know of an expiration of the same service at another replica, which has
+    /// been applied since.
+    #[must_use]
+    pub fn is_outdated_expiration(&self, lease: &Lease) -> bool {
+        self.self_preservation.is_outdated(lease)
+    }
+
+    /// Returns the time for which the expirations of a service matter: the longest TTL that it has granted.
+    #[must_use]
+    pub fn expiration_memory(&self, service: &ServiceName) -> Duration {
+        let longest = self.find(service).map_or(0, |service| service.lease_counter().longest_ttl());
+        Duration::from_millis(longest)
     }
 
     /// Ends self-preservation of a service, or of all, for an operator: silent instances are removed with the next sweep or, if

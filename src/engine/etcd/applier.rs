@@ -6,6 +6,7 @@ use std::{collections::HashMap, mem, sync::Arc};
 
 use super::{
     batch_note::{BatchNote, NotedCommand},
+    expiration_window::ExpirationWindow,
     instance_value::InstanceValue,
     keys::{KeySpace, RegistryKey},
     policy_value::PolicyValue,
@@ -134,7 +135,12 @@ impl Applier {
                 (RegistryKey::ReleaseRequest(session), Some(entry)) => {
                     applied.release_requests.extend(read_release_request(*session, &key, &entry, stored));
                 }
-                (RegistryKey::BatchNote(..) | RegistryKey::ReleaseRequest(_) | RegistryKey::Expirations(_), _) => {}
+                (RegistryKey::Expirations(service), Some(entry)) => {
+                    // The removals themselves are counted.
+                    read_expirations(service, &entry, stored);
+                }
+                (RegistryKey::Expirations(service), None) => stored.remove_expirations(service),
+                (RegistryKey::BatchNote(..) | RegistryKey::ReleaseRequest(_), _) => {}
             }
         }
         guard.advance(CommitPosition::complete(batch.revision));
@@ -359,6 +365,26 @@ fn read_release_request(
         Ok(request) => Some((stored.sessions.epoch_of(session)?, request)),
         Err(error) => {
             tracing::error!(%error, %key, "a request to release instances cannot be read");
+            None
+        }
+    }
+}
+
+/// Keeps the counted expirations of a service. Returns the value, and the number of expirations that are new.
+fn read_expirations(
+    service: &ServiceName,
+    entry: &EtcdEntry,
+    stored: &mut StoredKeys,
+) -> Option<(ExpirationWindow, u64)> {
+    match ExpirationWindow::decode(&entry.value) {
+        Ok(window) => {
+            let new = stored.keep_expirations(service, entry.mod_revision, window.clone());
+            Some((window, new))
+        }
+        Err(error) => {
+            // The next expiration replaces it.
+            stored.keep_expirations(service, entry.mod_revision, ExpirationWindow::default());
+            tracing::error!(%error, %service, "the counted expirations of a service cannot be read");
             None
         }
     }

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     engine::write_request::WriteRequest,
     etcd::{EtcdCompare, EtcdOperation, EtcdRange, EtcdTransaction},
+    model::ServiceName,
     registry::CommandOutcome,
 };
 
@@ -38,6 +39,17 @@ pub struct InFlightRequest {
     pub decision: RequestDecision,
 }
 
+/// Change of the counted expirations of a service.
+#[derive(Debug)]
+pub struct ExpirationChange {
+    /// Service.
+    pub service: ServiceName,
+    /// Revision of etcd at which they were last counted; 0 if they were not.
+    pub guard: u64,
+    /// New value.
+    pub value: Vec<u8>,
+}
+
 /// Batch that was sent.
 #[derive(Debug)]
 pub struct Batch {
@@ -47,6 +59,8 @@ pub struct Batch {
     pub since: Duration,
     /// Requests.
     pub requests: Vec<InFlightRequest>,
+    /// Changes of the counted expirations. Each expiration compares the earlier value, too.
+    pub expirations: Vec<ExpirationChange>,
 }
 
 /// One of the sequences of batches of a session.
@@ -71,25 +85,36 @@ impl Lane {
             BatchNote { sequence: batch.sequence, commands: changes.map(|change| change.note.clone()).collect() };
         let put_note = EtcdOperation::put_with_lease(note_key.clone(), note.encode(), session.lease);
         let nested = batch.requests.iter().map(|request| EtcdOperation::Nested(nested(&request.decision, keys)));
+        let counts = batch.expirations.iter().map(|change| EtcdOperation::Nested(count(change, keys)));
         Some(EtcdTransaction {
             compares: vec![
                 EtcdCompare::create_revision(session.key.clone(), session.epoch.0),
                 EtcdCompare::mod_revision(note_key, self.note_revision),
             ],
-            success: [put_note].into_iter().chain(nested).collect(),
+            success: [put_note].into_iter().chain(nested).chain(counts).collect(),
             failure: vec![EtcdOperation::Range(EtcdRange::key(session.key.clone()))],
         })
     }
 }
 
+fn count(change: &ExpirationChange, keys: &KeySpace) -> EtcdTransaction {
+    let key = keys.encode(&RegistryKey::Expirations(change.service.clone()));
+    EtcdTransaction {
+        compares: vec![EtcdCompare::mod_revision(key.clone(), change.guard)],
+        success: vec![EtcdOperation::put(key, change.value.clone())],
+        failure: vec![],
+    }
+}
+
 fn nested(decision: &RequestDecision, keys: &KeySpace) -> EtcdTransaction {
+    let compare = |(key, guard): &(RegistryKey, u64)| EtcdCompare::mod_revision(keys.encode(key), *guard);
     let guard = |change: &KeyChange| EtcdCompare::mod_revision(keys.encode(&change.key), change.guard);
     let operation = |change: &KeyChange| match &change.value {
         Some(value) => EtcdOperation::put(keys.encode(&change.key), value.clone()),
         None => EtcdOperation::delete(keys.encode(&change.key)),
     };
     EtcdTransaction {
-        compares: decision.compares.iter().cloned().chain(decision.changes.iter().map(guard)).collect(),
+        compares: decision.compares.iter().map(compare).chain(decision.changes.iter().map(guard)).collect(),
         success: decision.changes.iter().map(operation).collect(),
         failure: vec![],
     }

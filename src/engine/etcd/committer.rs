@@ -4,7 +4,7 @@
 //! whose keys changed at that revision is done.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeMap, HashSet},
     mem,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -12,12 +12,13 @@ use std::{
 
 use super::{
     applier::{AppliedBatch, AppliedNote},
-    batch::{Batch, InFlightRequest, Lane, QueuedRequest},
+    batch::{Batch, ExpirationChange, InFlightRequest, Lane, QueuedRequest},
     decision::{CommandEffect, Decider, RETRY_DELAY},
     instance_value::SessionHolder,
     keys::KeySpace,
     own_session::OwnSession,
     releases::Releases,
+    request_queue::RequestQueue,
     status::ReplicaStatus,
     stored_keys::StoredKeys,
 };
@@ -42,6 +43,9 @@ const MAX_SHARED_TOGETHER: usize = 25;
 const MAX_BATCH_BYTES: usize = 1024 * 1024;
 /// Maximum time that a caller waits for etcd.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time after which a batch without an outcome counts as stalled.
+const STALL_TIME: Duration = Duration::from_millis(200);
+
 /// Queue of requests, and the batches in flight.
 #[derive(Debug)]
 pub struct Committer {
@@ -51,7 +55,7 @@ pub struct Committer {
     metrics: EtcdMetrics,
     replica: Box<str>,
     session: OwnSession,
-    queue: VecDeque<QueuedRequest>,
+    queue: RequestQueue,
     lanes: [Lane; LANES],
     in_flight: HashSet<WriteTarget>,
     releases: Releases,
@@ -67,7 +71,7 @@ impl Committer {
         replica: Box<str>,
         session: OwnSession,
     ) -> Self {
-        let (queue, lanes, in_flight) = (VecDeque::new(), Default::default(), HashSet::new());
+        let (queue, lanes, in_flight) = (RequestQueue::default(), Default::default(), HashSet::new());
         let releases = Releases::new(Arc::clone(&registry));
         Self { registry, keys, status, metrics, replica, session, queue, lanes, in_flight, releases }
     }
@@ -82,6 +86,11 @@ impl Committer {
         let (request, _) = WriteRequest::one(command, ServerActor::Recovery.caller());
         self.status.waiting.fetch_add(1, Ordering::Relaxed);
         self.push(request, now);
+    }
+
+    /// Takes note that the registry has changed: a request that changed something may now change nothing.
+    pub fn registry_changed(&mut self) {
+        self.queue.forget_changing();
     }
 
     /// Session by which batches are written.
@@ -106,10 +115,11 @@ impl Committer {
                 if requests.is_empty() {
                     break;
                 }
+                let expirations = self.expiration_changes(&requests, stored, now);
                 self.lanes[lane].sequence += 1;
                 let sequence = self.lanes[lane].sequence;
                 let since = Duration::from_micros(now.monotonic_us);
-                self.lanes[lane].in_flight = Some(Batch { sequence, since, requests });
+                self.lanes[lane].in_flight = Some(Batch { sequence, since, requests, expirations });
                 started.extend(self.transaction(lane).map(|transaction| (lane, transaction)));
             }
         }
@@ -124,34 +134,84 @@ impl Committer {
     /// Takes requests from the queue that share no target with each other or with a batch in flight, and decides them.
     fn next_requests(&mut self, stored: &StoredKeys, now: ClockReading) -> Vec<InFlightRequest> {
         let registry = Arc::clone(&self.registry);
-        let keys = self.keys.clone();
-        let replica = SessionHolder { epoch: self.session.epoch, replica: self.replica.clone() };
-        let mut decider = Decider::new(&registry, &keys, stored, replica, now);
+        let mut decider = Decider::new(&registry, stored, self.holder(), now);
         let (mut requests, mut bytes) = (Vec::new(), 0);
         let mut blocked = HashSet::new();
-        let mut skipped = VecDeque::new();
-        while let Some(queued) = self.queue.pop_front() {
+        let (mut skipped, mut waiting) = (Vec::new(), self.queue.take());
+        let (elsewhere, mut here) = (self.services_expiring(), HashSet::new());
+        while let Some(queued) = waiting.pop_front() {
             let targets = queued.request.targets();
             let is_alone = targets.len() > MAX_SHARED_TOGETHER;
+            let expires = queued.request.expiring_service();
             if targets.iter().any(|target| self.in_flight.contains(target) || blocked.contains(target))
+                || expires.is_some_and(|service| elsewhere.contains(service))
                 || (is_alone && !requests.is_empty())
             {
                 // Later requests for one of its targets must not overtake it.
                 blocked.extend(targets);
-                skipped.push_back(queued);
+                skipped.push(queued);
                 continue;
             }
             let Some(request) = self.decide(queued, &mut decider) else { continue };
             self.in_flight.extend(targets);
             bytes += request.decision.size();
+            here.extend(request.decision.expiring.clone());
             requests.push(request);
-            if requests.len() >= MAX_COMMANDS || bytes >= MAX_BATCH_BYTES || is_alone {
+            if requests.len() + here.len() >= MAX_COMMANDS || bytes >= MAX_BATCH_BYTES || is_alone {
                 break;
             }
         }
-        skipped.append(&mut self.queue);
-        self.queue = skipped;
+        skipped.into_iter().chain(waiting).for_each(|queued| self.queue.push_back(queued));
         requests
+    }
+
+    /// Returns the services with expirations in flight. Another batch with some of them would not know of these.
+    fn services_expiring(&self) -> HashSet<ServiceName> {
+        let in_flight = self.lanes.iter().filter_map(|lane| lane.in_flight.as_ref());
+        in_flight.flat_map(|batch| &batch.expirations).map(|change| change.service.clone()).collect()
+    }
+
+    /// Returns the changes of the counted expirations by the requests of a batch: one for each service.
+    fn expiration_changes(
+        &self,
+        requests: &[InFlightRequest],
+        stored: &StoredKeys,
+        now: ClockReading,
+    ) -> Vec<ExpirationChange> {
+        let mut counts = BTreeMap::new();
+        for service in requests.iter().filter_map(|request| request.decision.expiring.as_ref()) {
+            *counts.entry(service).or_insert(0) += 1;
+        }
+        let change = |(service, count): (&ServiceName, u64)| {
+            let window = self.registry.expiration_memory(service);
+            let value = stored.expirations_of(service).after(count, now.wall, window).encode();
+            ExpirationChange { service: service.clone(), guard: stored.expirations_guard(service), value }
+        };
+        counts.into_iter().map(change).collect()
+    }
+
+    /// Returns whether no lane will be free soon, because etcd is slow or away.
+    pub fn is_stalled(&self, now: Duration) -> bool {
+        let is_stalled = |batch: &Batch| now.saturating_sub(batch.since) > STALL_TIME;
+        self.lanes.iter().all(|lane| lane.in_flight.as_ref().is_some_and(is_stalled))
+    }
+
+    /// Answers the waiting requests that change nothing. Other requests stay, and so do those behind them for the same instance.
+    pub fn answer_unchanged(&mut self, stored: &StoredKeys, now: ClockReading) {
+        let (registry, replica) = (Arc::clone(&self.registry), self.holder());
+        let (mut queue, in_flight) = (mem::take(&mut self.queue), mem::take(&mut self.in_flight));
+        queue.answer_unchanged(
+            |target| in_flight.contains(target),
+            |queued| {
+                let mut decider = Decider::new(&registry, stored, replica.clone(), now);
+                self.decide(queued, &mut decider).map(|request| request.queued)
+            },
+        );
+        (self.queue, self.in_flight) = (queue, in_flight);
+    }
+
+    fn holder(&self) -> SessionHolder {
+        SessionHolder { epoch: self.session.epoch, replica: self.replica.clone() }
     }
 
     /// Decides a request. Answers it and returns `None` if it is rejected or changes nothing.
@@ -285,21 +345,12 @@ impl Committer {
     /// Answers the callers that have waited for too long, and drops their requests.
     pub fn expire_callers(&mut self, now: Duration) {
         // They are rejected when they are decided again.
-        self.queue.extend(self.releases.expire(now));
+        self.releases.expire(now).into_iter().for_each(|queued| self.queue.push_back(queued));
         let is_late =
             |queued: &QueuedRequest| !queued.request.is_internal() && now.saturating_sub(queued.since) > WRITE_TIMEOUT;
-        if self.queue.front().is_none_or(|first| now.saturating_sub(first.since) <= WRITE_TIMEOUT)
-            && self.lanes.iter().all(|lane| lane.in_flight.is_none())
-        {
-            return;
-        }
-        for queued in mem::take(&mut self.queue) {
-            if is_late(&queued) {
-                let error = if queued.done.is_empty() { unavailable() } else { unconfirmed() };
-                self.reject(queued.request, error);
-            } else {
-                self.queue.push_back(queued);
-            }
+        for queued in self.queue.take_if(is_late) {
+            let error = if queued.done.is_empty() { unavailable() } else { unconfirmed() };
+            self.reject(queued.request, error);
         }
         for lane in 0..LANES {
             let is_over = self.lanes[lane].in_flight.as_ref().is_some_and(|batch| {
@@ -346,23 +397,18 @@ impl Committer {
     /// Removes the waiting expirations, and returns their instances: a heartbeat may not have arrived.
     pub fn take_expirations(&mut self) -> Vec<(ServiceName, InstanceId)> {
         let mut taken = Vec::new();
-        for queued in mem::take(&mut self.queue) {
+        for queued in self.queue.take_if(|queued| queued.request.expiring_service().is_some()) {
             if let WriteRequest::One(Command::Expire(lease), ..) = &queued.request {
                 taken.push((lease.service.clone(), lease.instance.clone()));
-                self.finish_part(
-                    queued,
-                    vec![CommandOutcome { entry: None, revision: self.registry.applied(), changed: false }],
-                );
-            } else {
-                self.queue.push_back(queued);
             }
+            self.finish_part(queued, vec![self.unchanged(CommandEffect::NoOp(None))]);
         }
         taken
     }
 
     /// Rejects everything that waits.
     pub fn stop(&mut self) {
-        for queued in self.releases.stop().into_iter().chain(mem::take(&mut self.queue)) {
+        for queued in self.releases.stop().into_iter().chain(self.queue.take()) {
             self.reject(queued.request, EngineError::Stopped);
         }
         for lane in &mut mem::take(&mut self.lanes) {

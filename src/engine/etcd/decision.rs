@@ -5,15 +5,14 @@ use std::{slice, sync::Arc, time::Duration};
 use super::{
     batch_note::NotedCommand,
     instance_value::{InstanceValue, SessionHolder},
-    keys::{KeySpace, RegistryKey},
+    keys::RegistryKey,
     policy_value::PolicyValue,
     position::CommitSlot,
     stored_keys::StoredKeys,
 };
 use crate::{
     engine::{EngineError, record::StoredLease, write_request::WriteRequest},
-    etcd::EtcdCompare,
-    model::{Caller, PolicyScope, Revision},
+    model::{Caller, PolicyScope, Revision, ServiceName},
     registry::{
         ClockReading, Command, Decision, EndReason, Entry, PolicyChange, PolicyCommand, PolicyDecision, PolicyOutcome,
         ProposedChange, Registry, StampedChange,
@@ -54,10 +53,12 @@ pub enum CommandEffect {
 pub struct RequestDecision {
     /// Effect of each command, in their order.
     pub commands: Vec<CommandEffect>,
-    /// Guards that have no change: keys that the decision depends on.
-    pub compares: Vec<EtcdCompare>,
+    /// Keys that the decision depends on and that do not change, with their guards.
+    pub compares: Vec<(RegistryKey, u64)>,
     /// Changes of keys.
     pub changes: Vec<KeyChange>,
+    /// Service whose budget of self-preservation an expiration uses.
+    pub expiring: Option<ServiceName>,
     /// Outcome of a policy that does not change.
     pub unchanged_policy: Option<PolicyOutcome>,
 }
@@ -73,7 +74,6 @@ impl RequestDecision {
 #[derive(Debug)]
 pub struct Decider<'a> {
     registry: &'a Registry,
-    keys: &'a KeySpace,
     stored: &'a StoredKeys,
     /// This replica, as the holder of what it registers or claims.
     replica: SessionHolder,
@@ -84,14 +84,8 @@ pub struct Decider<'a> {
 
 impl<'a> Decider<'a> {
     /// Begins the decisions of a batch.
-    pub fn new(
-        registry: &'a Registry,
-        keys: &'a KeySpace,
-        stored: &'a StoredKeys,
-        replica: SessionHolder,
-        now: ClockReading,
-    ) -> Self {
-        Self { registry, keys, stored, replica, now, slot: Some(CommitSlot::FIRST) }
+    pub fn new(registry: &'a Registry, stored: &'a StoredKeys, replica: SessionHolder, now: ClockReading) -> Self {
+        Self { registry, stored, replica, now, slot: Some(CommitSlot::FIRST) }
     }
 
     /// Time of the decisions, since the start of the process.
@@ -147,6 +141,18 @@ impl<'a> Decider<'a> {
                     continue;
                 }
             };
+            if let (Command::Expire(lease), Some(present)) = (command, &present) {
+                if self.registry.is_outdated_expiration(lease) {
+                    self.registry.order().judge_again(present, self.now);
+                    decided.commands.push(CommandEffect::NoOp(Some(Arc::clone(present))));
+                    continue;
+                }
+                if lease.counts_as_expiration() {
+                    let counted = RegistryKey::Expirations(service.clone());
+                    decided.compares.push((counted, self.stored.expirations_guard(service)));
+                    decided.expiring = Some(service.clone());
+                }
+            }
             let guard = self.stored.guard(&key, present.as_deref());
             let slot = self.next_slot()?;
             let change = proposed.at(THIS_REVISION, present.as_ref());
@@ -225,7 +231,7 @@ impl<'a> Decider<'a> {
         let defaults = RegistryKey::Policy(PolicyScope::Defaults);
         if decided.changes.iter().all(|change| change.key != defaults) {
             let guard = stored.guard(&defaults, None);
-            decided.compares.push(EtcdCompare::mod_revision(self.keys.encode(&defaults), guard));
+            decided.compares.push((defaults, guard));
         }
         Ok(())
     }

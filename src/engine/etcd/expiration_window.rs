@@ -1,6 +1,9 @@
 //! Expired leases of a service, counted over all replicas.
 //!
-//! Each expiry compares and rewrites this value, so that replicas cannot each spend what self-preservation allows for the service.
+//! Each expiration compares and rewrites this value, so that replicas cannot each spend what self-preservation allows for the service: an
+//! expiration that another replica did not know of is judged again. A replica that starts counts what was spent recently.
+
+use std::time::Duration;
 
 use prost::Message;
 
@@ -36,6 +39,20 @@ struct ExpirationMessage {
 }
 
 impl ExpirationWindow {
+    /// Returns the value after further expirations. A window that is longer than `length` ends, and another one starts.
+    #[must_use]
+    pub fn after(&self, expirations: u64, now: UnixMillis, length: Duration) -> Self {
+        let is_over = self.age(now) > length;
+        let (count, start) = if is_over { (0, now) } else { (self.count, self.start) };
+        Self { count: count.saturating_add(expirations), start, unknown: self.unknown.clone() }
+    }
+
+    /// Returns the time since the start of the window.
+    #[must_use]
+    pub fn age(&self, now: UnixMillis) -> Duration {
+        Duration::from_millis(now.0.saturating_sub(self.start.0))
+    }
+
     /// Encodes the value.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

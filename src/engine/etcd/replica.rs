@@ -16,8 +16,9 @@ use super::{
     EtcdDependencies, EtcdEngineError, EtcdSettings,
     applier::{AppliedBatch, Applier},
     committer::Committer,
+    expiration_window::ExpirationWindow,
     follower::{Followed, MAX_FOLLOWED, follow},
-    keys::KeySpace,
+    keys::{KeySpace, RegistryKey},
     loading::{newest_revision, read_earlier, read_meta, until_answered},
     own_session::{OwnSession, RENEWAL_INTERVAL},
     position::CommitPosition,
@@ -30,7 +31,7 @@ use super::{
 use crate::{
     clock::Clock,
     engine::{OutcomeSender, write_request::WriteRequest},
-    etcd::{EtcdClient, EtcdError, EtcdErrorKind, EtcdResponse, EtcdTransaction, EtcdTransactionResult},
+    etcd::{EtcdClient, EtcdCompare, EtcdError, EtcdErrorKind, EtcdOperation, EtcdResponse, EtcdTransaction, EtcdTransactionResult},
     metrics::EtcdMetrics,
     model::{InstanceId, LeaseId, Revision, ServiceName},
     registry::{ClockReading, Registry, SessionEpoch},
@@ -42,6 +43,12 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(100);
 /// Time after which a batch whose reply was lost is sent again.
 const RESEND_DELAY: Duration = Duration::from_millis(100);
+/// Interval at which the counted expirations of services that are gone are removed.
+const FORGETTING_INTERVAL: Duration = Duration::from_mins(1);
+/// Time for which the expirations of a service that is gone are kept.
+const EXPIRATION_MEMORY: Duration = Duration::from_mins(10);
+/// Maximum number of services whose expirations are removed at a time.
+const MAX_FORGOTTEN: usize = 100;
 /// Time that a closing replica has for the batches in flight.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -87,6 +94,7 @@ pub struct EtcdReplica {
     followed: mpsc::Receiver<Followed>,
     following: JoinHandle<()>,
     takeovers: Takeovers,
+    next_forgetting: Duration,
     is_session_lost: bool,
     readers: WaitingReaders,
     /// Makes the follower ask etcd for progress.
@@ -149,6 +157,7 @@ impl EtcdReplica {
             followed,
             following,
             takeovers,
+            next_forgetting: Duration::ZERO,
             is_session_lost: false,
             readers: WaitingReaders::default(),
             progress,
@@ -193,6 +202,9 @@ impl EtcdReplica {
                     replies.insert(lane, self.send(lane, transaction, Duration::ZERO));
                 }
                 asking = asking.or_else(|| self.ask_for_release());
+            }
+            if self.is_session_lost || self.committer.is_stalled(self.clock.since_start()) {
+                self.committer.answer_unchanged(&self.stored, self.clock.now());
             }
             newest = newest.or_else(|| self.read_newest());
             if closing.is_some_and(|end| self.committer.is_idle() || self.clock.since_start() > end) {
@@ -316,6 +328,7 @@ impl EtcdReplica {
     fn take_applied(&mut self, applied: &AppliedBatch, now: ClockReading) -> Result<(), String> {
         self.metrics.applied_changes.inc_by(applied.changed.len() as u64);
         self.readers.applied(applied.etcd_revision);
+        self.committer.registry_changed();
         if applied.other_registry {
             return Err("the registry in etcd was replaced by another one".to_owned());
         }
@@ -469,6 +482,36 @@ impl EtcdReplica {
         }
         if !self.is_session_lost {
             self.takeovers.adopt(&self.stored, &mut self.committer, now);
+            if now >= self.next_forgetting {
+                self.next_forgetting = now + FORGETTING_INTERVAL;
+                self.forget_expirations();
+            }
+        }
+    }
+
+    /// Removes the counted expirations of services that are gone. The first replica in the order of the key does; if its request is lost, it
+    /// tries again later.
+    fn forget_expirations(&self) {
+        let (own, now) = (self.committer.session().epoch, self.clock.now().wall);
+        let is_forgettable = |(service, window): &(&ServiceName, &ExpirationWindow)| {
+            let key = RegistryKey::Expirations((*service).clone());
+            window.age(now) > EXPIRATION_MEMORY
+                && self.registry.summary(service).is_none()
+                && self.stored.sessions.rank(own, &key) == 0
+        };
+        let forgettable = self.stored.expired_services().filter(is_forgettable).take(MAX_FORGOTTEN);
+        let nested = forgettable.map(|(service, _)| {
+            let key = self.keys.encode(&RegistryKey::Expirations(service.clone()));
+            EtcdOperation::Nested(EtcdTransaction {
+                compares: vec![EtcdCompare::mod_revision(key.clone(), self.stored.expirations_guard(service))],
+                success: vec![EtcdOperation::delete(key)],
+                failure: vec![],
+            })
+        });
+        let transaction = EtcdTransaction { compares: vec![], success: nested.collect(), failure: vec![] };
+        if !transaction.success.is_empty() {
+            let client = self.client.clone();
+            tokio::spawn(async move { client.transact(&transaction).await });
         }
     }
 

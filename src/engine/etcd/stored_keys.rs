@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
+    expiration_window::ExpirationWindow,
     instance_value::SessionHolder,
     keys::RegistryKey,
     position::CommitPosition,
@@ -10,7 +11,7 @@ use super::{
 };
 use crate::{
     engine::record::unknown_fields::UnknownFields,
-    model::Revision,
+    model::{Revision, ServiceName},
     registry::{Entry, SessionEpoch},
 };
 
@@ -21,6 +22,8 @@ pub struct StoredKeys {
     pub sessions: SessionTable,
     /// Policies, and the instances whose values this version cannot read or does not know completely.
     kept: HashMap<RegistryKey, KeptKey>,
+    /// Counted expirations of services, with the revision of etcd of their last change.
+    expirations: HashMap<ServiceName, (u64, ExpirationWindow)>,
     forgotten_policies: Option<Revision>,
 }
 
@@ -48,6 +51,35 @@ impl StoredKeys {
     /// Forgets a key that was removed.
     pub fn remove(&mut self, key: &RegistryKey) {
         self.kept.remove(key);
+    }
+
+    /// Keeps the counted expirations of a service. Returns the number of those that are new.
+    pub fn keep_expirations(&mut self, service: &ServiceName, mod_revision: u64, window: ExpirationWindow) -> u64 {
+        let known = self.expirations_of(service);
+        let earlier = if known.start == window.start { known.count } else { 0 };
+        let new = window.count.saturating_sub(earlier);
+        self.expirations.insert(service.clone(), (mod_revision, window));
+        new
+    }
+
+    /// Forgets the counted expirations of a service.
+    pub fn remove_expirations(&mut self, service: &ServiceName) {
+        self.expirations.remove(service);
+    }
+
+    /// Counted expirations of a service.
+    pub fn expirations_of(&self, service: &ServiceName) -> ExpirationWindow {
+        self.expirations.get(service).map(|(_, window)| window.clone()).unwrap_or_default()
+    }
+
+    /// Returns the revision of etcd at which the expirations of a service were last counted; 0 if they were not.
+    pub fn expirations_guard(&self, service: &ServiceName) -> u64 {
+        self.expirations.get(service).map_or(0, |(revision, _)| *revision)
+    }
+
+    /// Services with counted expirations.
+    pub fn expired_services(&self) -> impl Iterator<Item = (&ServiceName, &ExpirationWindow)> {
+        self.expirations.iter().map(|(service, (_, window))| (service, window))
     }
 
     /// Records that policies were forgotten.

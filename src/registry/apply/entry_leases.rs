@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::WriteGuard;
 use crate::{
-    model::{BootId, LeaseId, LeaseTerms},
+    model::{BootId, LeaseId, LeaseTerms, ServiceName},
     registry::{
         Registry,
         decide::Decision,
@@ -31,12 +31,25 @@ impl WriteGuard<'_> {
 
     /// Begins the lease of an entry again under its id, with its full TTL, if it has ended and its removal was not carried out.
     pub fn revive(&mut self, entry: &Arc<Entry>, now: ClockReading) {
-        let Some(ended) = entry.lease.as_ref().filter(|lease| !lease.is_alive()) else { return };
+        self.begin_again(entry, now);
+    }
+
+    /// Gives a lease that has expired back to the next sweep, because its removal was not carried out: without a heartbeat it is overdue.
+    pub fn judge_again(&mut self, entry: &Arc<Entry>, now: ClockReading) {
+        if let Some(lease) = self.begin_again(entry, now) {
+            lease.make_overdue(now.lease);
+            self.registry.leases.put_back(&[lease]);
+        }
+    }
+
+    fn begin_again(&mut self, entry: &Arc<Entry>, now: ClockReading) -> Option<Arc<Lease>> {
+        let ended = entry.lease.as_ref().filter(|lease| !lease.is_alive())?;
+        self.registry.self_preservation.take_back(ended, ended.deadline(now.lease));
         let (name, instance) = (ended.service.clone(), ended.instance.clone());
-        let lease = Some(Arc::new(Lease::new(ended.id, name, instance, ended.boot, ended.terms(), now.lease)));
+        let lease = Arc::new(Lease::new(ended.id, name, instance, ended.boot, ended.terms(), now.lease));
         let expired_here = ended.expires_here();
-        let again = Arc::new(Entry { instance: entry.instance.clone(), lease, ..**entry });
-        let Some(service) = self.registry.find(&entry.instance.service) else { return };
+        let again = Arc::new(Entry { instance: entry.instance.clone(), lease: Some(Arc::clone(&lease)), ..**entry });
+        let service = self.registry.find(&entry.instance.service)?;
         self.replace_lease(&service, Some(entry), Some(&again), EndReason::Expired, now);
         if expired_here {
             // The holder may be gone: then the lease goes on to expire here.
@@ -44,6 +57,18 @@ impl WriteGuard<'_> {
         }
         if let Some(mut state) = service.state() {
             state.restore(again);
+        }
+        Some(lease)
+    }
+
+    /// Counts expirations of a service that this process did not see. They were not before `age` ago.
+    pub fn restore_expirations(&mut self, service: &ServiceName, expirations: u64, age: Duration, now: ClockReading) {
+        let Some(counter) = self.registry.find(service).map(|service| Arc::clone(service.lease_counter())) else {
+            return;
+        };
+        let at = now.lease.saturating_sub(millis(age));
+        if expirations > 0 && now.lease - at <= counter.longest_ttl() {
+            self.registry.self_preservation.restore_expirations(service, &counter, expirations, at);
         }
     }
 

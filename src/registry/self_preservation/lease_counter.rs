@@ -24,7 +24,7 @@ impl LeaseCounter {
     }
 
     /// Longest TTL that was ever granted, in milliseconds: the time for which removals matter.
-    pub(super) fn longest_ttl(&self) -> LeaseTime {
+    pub(in crate::registry) fn longest_ttl(&self) -> LeaseTime {
         self.longest_ttl.load(Ordering::Relaxed)
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct ServiceRecord {
     pub name: ServiceName,
     pub counter: Arc<LeaseCounter>,
     pub threshold: ThresholdState,
+    /// Number of the last expiration at another replica; 0: there was none.
+    pub last_elsewhere: u32,
     /// Number of tracked leases with this index.
     pub tracked: usize,
 }
@@ -62,6 +64,7 @@ impl ServiceRecords {
             name: name.clone(),
             counter: Arc::clone(counter),
             threshold: ThresholdState::new(SERVICE_RULE),
+            last_elsewhere: 0,
             tracked: 0,
         };
         let index = self.free.pop().unwrap_or_else(|| {

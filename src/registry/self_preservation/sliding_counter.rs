@@ -34,8 +34,9 @@ struct CounterBucket {
 }
 
 impl SlidingCounter {
-    /// Counts one occurrence.
+    /// Counts one occurrence. It counts as not earlier than the last one.
     pub(super) fn add(&mut self, now: LeaseTime) {
+        let now = self.buckets.back().map_or(now, |last| now.max(last.last));
         self.total += 1;
         match self.buckets.back_mut() {
             Some(bucket) if bucket.last == now => bucket.up_to = self.total,
@@ -43,6 +44,17 @@ impl SlidingCounter {
         }
         if self.buckets.len() > MAX_BUCKETS {
             self.merge(now);
+        }
+    }
+
+    /// Removes one occurrence at this time. One that was forgotten stays so.
+    pub(super) fn take_back(&mut self, at: LeaseTime) {
+        let first = self.buckets.partition_point(|bucket| bucket.last < at);
+        let before = first.checked_sub(1).and_then(|index| self.buckets.get(index));
+        let before = before.map_or(self.forgotten, |bucket| bucket.up_to);
+        if self.buckets.get(first).is_some_and(|bucket| bucket.first <= at && bucket.up_to > before) {
+            self.buckets.iter_mut().skip(first).for_each(|bucket| bucket.up_to -= 1);
+            self.total -= 1;
         }
     }
 
@@ -100,6 +112,22 @@ mod tests {
         counter.forget(5_000, 300);
         assert!(counter.is_empty());
         assert_eq!(counter.within(5_000, 5_000), 0);
+    }
+
+    #[test]
+    fn occurrence_that_is_taken_back_does_not_count() {
+        let mut counter = SlidingCounter::default();
+        for at in [100, 100, 200, 500] {
+            counter.add(at);
+        }
+        counter.take_back(100);
+        assert_eq!([0, 300, 400].map(|span| counter.within(500, span)), [1, 2, 3]);
+        counter.take_back(500);
+        counter.take_back(500);
+        assert_eq!([0, 300, 400].map(|span| counter.within(500, span)), [0, 1, 2], "there was one at 500");
+        counter.forget(500, 300);
+        counter.take_back(100);
+        assert_eq!(counter.within(500, 400), 1, "it was forgotten");
     }
 
     #[test]

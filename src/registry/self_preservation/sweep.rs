@@ -251,6 +251,7 @@ impl SelfPreservationState {
         self.uncount(lease, index, TrackingState::Trusted);
         if let Some(record) = self.records.get_mut(index) {
             sweep.total.remove(lease, &record.counter);
+            lease.set_judged_by(if counts_as_removal { record.last_elsewhere } else { Lease::RELEASED });
             if counts_as_removal {
                 record.threshold.expirations.add(now);
                 self.all.expirations.add(now);

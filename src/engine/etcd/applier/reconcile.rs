@@ -2,7 +2,9 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::{AppliedBatch, Applier, ChangedInstance, applied_note, begin_session, read_instance, read_policy};
+use super::{
+    AppliedBatch, Applier, ChangedInstance, applied_note, begin_session, read_expirations, read_instance, read_policy,
+};
 use crate::{
     engine::etcd::{
         batch_note::BatchNote, keys::RegistryKey, position::CommitPosition, snapshot::KeySnapshot,
@@ -41,6 +43,7 @@ impl Applier {
                 | RegistryKey::Expirations(_) => {}
             }
         }
+        count_expirations(&decoded, stored, &mut guard, now);
         if let Some(forgotten) = stored.forgotten_policies() {
             guard.restore_forgotten_policies(forgotten);
         }
@@ -92,6 +95,11 @@ impl Applier {
                 RegistryKey::Session(_) | RegistryKey::ReleaseRequest(_) | RegistryKey::Expirations(_) => {}
             }
         }
+        let gone: Vec<_> = stored.expired_services().map(|(service, _)| service.clone()).collect();
+        for service in gone.into_iter().filter(|gone| !known.contains(&RegistryKey::Expirations(gone.clone()))) {
+            stored.remove_expirations(&service);
+        }
+        count_expirations(&decoded, stored, &mut guard, now);
         applied.other_registry |= !known.contains(&RegistryKey::Meta);
         guard.advance(CommitPosition::complete(snapshot.revision));
         drop(guard);
@@ -129,6 +137,22 @@ fn reconcile_sessions(
     for id in stored.sessions.live_ids() {
         if !live.contains(&id) {
             applied.ended_sessions.extend(stored.sessions.end(id).map(|(epoch, _)| epoch));
+        }
+    }
+}
+
+/// Counts expirations that this replica did not see as recent ones of their services.
+fn count_expirations(
+    decoded: &[(RegistryKey, EtcdEntry)],
+    stored: &mut StoredKeys,
+    guard: &mut WriteGuard<'_>,
+    now: ClockReading,
+) {
+    for (key, entry) in decoded {
+        if let RegistryKey::Expirations(service) = key
+            && let Some((window, new)) = read_expirations(service, entry, stored)
+        {
+            guard.restore_expirations(service, new, window.age(now.wall), now);
         }
     }
 }
