@@ -114,6 +114,8 @@ pub trait ChangeListener: Send + Sync + std::fmt::Debug {
     /// Called with each entry whose holder changed, and with each entry that changed in a way that readers do not see, by the writer,
     /// which holds no lock: as for [`Self::changed`]. A change that readers see, too, is passed to both.
     fn holder_changed(&self, _entry: &Arc<Entry>) {}
+    /// Called when another incarnation has begun. The changes to its contents follow.
+    fn incarnation_changed(&self) {}
 }
 
 /// Instance counts and newest revision of one service.
@@ -132,7 +134,8 @@ pub struct Summary {
 /// Registry of one incarnation.
 #[derive(Debug)]
 pub struct Registry {
-    incarnation: Incarnation,
+    /// Changes only if the contents of the store were replaced.
+    incarnation: AtomicU64,
     /// Services that have instances.
     services: DashMap<ServiceName, Arc<Service>>,
     /// Names of the services in order, for pages and prefixes. Changes with the map, under the order lock.
@@ -157,8 +160,8 @@ pub struct Registry {
     /// Indexes for Consul's API.
     consul_index: ConsulIndex,
     policies: PolicyTable,
-    /// Revision before the first one of this process.
-    start_revision: Revision,
+    /// Revision before the first one of this process, or of the incarnation if it began later.
+    start_revision: AtomicU64,
     /// Revision up to which processes that share the registry may not know when something changed.
     index_floor: AtomicU64,
     /// Session of this process, by which it holds entries.
@@ -179,7 +182,7 @@ impl Registry {
         listener: Arc<dyn ChangeListener>,
     ) -> Self {
         Self {
-            incarnation,
+            incarnation: AtomicU64::new(incarnation.0),
             services: DashMap::new(),
             names: RwLock::default(),
             spellings: NameIndex::default(),
@@ -192,7 +195,7 @@ impl Registry {
             instances: AtomicIsize::new(0),
             consul_index: ConsulIndex::default(),
             policies: PolicyTable::default(),
-            start_revision: start,
+            start_revision: AtomicU64::new(start.0),
             index_floor: AtomicU64::new(start.0),
             session: AtomicU64::new(SessionEpoch::default().0),
             leases: LeaseTable::new(now.lease),
@@ -205,7 +208,7 @@ impl Registry {
     /// Incarnation of this registry.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
-        self.incarnation
+        Incarnation(self.incarnation.load(Ordering::Acquire))
     }
 
     /// Newest revision: a reader sees all changes up to it.
@@ -371,11 +374,11 @@ impl Registry {
         &self.consul_index
     }
 
-    /// Revision before the first one of this process. A reader that remembers this revision or a lower one got it from an
-    /// earlier process.
+    /// Revision before the first one of this process, or of the incarnation if that began later. A reader that remembers this revision or
+    /// a lower one got it from an earlier process or incarnation.
     #[must_use]
     pub fn start_revision(&self) -> Revision {
-        self.start_revision
+        Revision(self.start_revision.load(Ordering::Acquire))
     }
 
     /// Revision up to which processes that share the registry may not know when something changed, because one of them started there. Indexes
@@ -389,7 +392,7 @@ impl Registry {
     /// show the same.
     #[must_use]
     pub fn configured_revision(&self) -> Revision {
-        if self.has_replicas() { MIN_CONFIGURED_REVISION } else { self.start_revision.max(MIN_CONFIGURED_REVISION) }
+        if self.has_replicas() { MIN_CONFIGURED_REVISION } else { self.start_revision().max(MIN_CONFIGURED_REVISION) }
     }
 
     /// Returns a node, as an instance. Upper and lower case are the same in `name`; it is empty for the local node.

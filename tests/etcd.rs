@@ -9,10 +9,12 @@ mod large;
 mod migration;
 mod other_boots;
 mod reads;
+mod replaced;
 mod replicas;
 mod secured_replicas;
 mod security;
 mod stopped;
+mod together;
 mod transactions;
 mod watching;
 

@@ -96,7 +96,9 @@ impl StoreLocation {
     fn create(&self, records: &LoadedRecords) -> anyhow::Result<()> {
         match self {
             Self::Disk(directory) => disk::import(directory, records, Clock::new(0).now())?,
-            Self::Etcd(settings) => etcd::import(etcd_options(settings)?, &settings.cluster, records)?,
+            Self::Etcd(settings) => {
+                etcd::import(etcd_options(settings)?, &settings.cluster, records, Clock::new(0).now().wall)?;
+            }
         }
         Ok(())
     }

@@ -16,6 +16,7 @@
 //! | `loading` | reading at the start |
 //! | `applier` | application of keys to the registry |
 //! | `releases` | registrations of another boot at a replica that does not hold the instance |
+//! | `comparison` | comparison of the registry with etcd |
 //! | `own_session` | the session of this replica |
 //! | `session_table` | the sessions of all replicas, and the order in which they take over |
 //! | `takeovers` | instances that this replica begins to hold |
@@ -52,6 +53,7 @@
 mod applier;
 mod batch;
 mod committer;
+mod comparison;
 mod decision;
 mod follower;
 mod loading;
@@ -93,7 +95,7 @@ pub use replica_session::{ReplicaSession, SessionId};
 pub use shared::{Etcd, OnReplicaEnd};
 pub use transfer::{TransferError, export, import};
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     clock::Clock,
@@ -125,6 +127,8 @@ pub struct EtcdDependencies {
     pub metrics: EtcdMetrics,
     /// Incarnation of a registry that does not exist yet.
     pub incarnation: Incarnation,
+    /// Time for which readers wait for instances to register again if etcd's contents are replaced.
+    pub settle: Duration,
 }
 
 /// Error of the start of the engine.

@@ -18,6 +18,7 @@ pub struct EtcdPages {
     end: Bytes,
     page_keys: usize,
     revision: Option<u64>,
+    is_keys_only: bool,
 }
 
 impl EtcdClient {
@@ -26,11 +27,17 @@ impl EtcdClient {
     #[must_use]
     pub fn pages(&self, prefix: impl Into<Bytes>, page_keys: usize, revision: Option<u64>) -> EtcdPages {
         let (first, end) = prefix_range(prefix.into());
-        EtcdPages { client: self.clone(), next: Some(first), end, page_keys, revision }
+        EtcdPages { client: self.clone(), next: Some(first), end, page_keys, revision, is_keys_only: false }
     }
 }
 
 impl EtcdPages {
+    /// Reads keys with their revisions, without their values.
+    #[must_use]
+    pub fn keys_only(self) -> Self {
+        Self { is_keys_only: true, ..self }
+    }
+
     /// Returns the next page, or `None` after the last one. A page that failed can be read again.
     ///
     /// # Errors
@@ -42,6 +49,9 @@ impl EtcdPages {
         let mut range = EtcdRange::from_to(first, self.end.clone()).with_limit(self.page_keys.max(1));
         if let Some(revision) = self.revision {
             range = range.at_revision(revision);
+        }
+        if self.is_keys_only {
+            range = range.keys_only();
         }
         let page = self.client.range(range).await?;
         self.revision.get_or_insert(page.revision);

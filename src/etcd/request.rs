@@ -25,6 +25,7 @@ pub struct EtcdRange {
     revision: u64,
     is_serializable: bool,
     is_count_only: bool,
+    is_keys_only: bool,
 }
 
 impl EtcdRange {
@@ -44,7 +45,7 @@ impl EtcdRange {
     /// Reads the keys from `key` to the one before `end`, sorted.
     #[must_use]
     pub(super) fn from_to(key: Bytes, end: Bytes) -> Self {
-        Self { key, end, limit: 0, revision: 0, is_serializable: false, is_count_only: false }
+        Self { key, end, limit: 0, revision: 0, is_serializable: false, is_count_only: false, is_keys_only: false }
     }
 
     /// Reads what the keys were at this revision.
@@ -71,6 +72,12 @@ impl EtcdRange {
         Self { is_count_only: true, ..self }
     }
 
+    /// Reads keys with their revisions, without their values.
+    #[must_use]
+    pub fn keys_only(self) -> Self {
+        Self { is_keys_only: true, ..self }
+    }
+
     pub(super) fn to_proto(&self) -> RangeRequest {
         RangeRequest {
             key: self.key.clone(),
@@ -79,6 +86,7 @@ impl EtcdRange {
             revision: self.revision.cast_signed(),
             serializable: self.is_serializable,
             count_only: self.is_count_only,
+            keys_only: self.is_keys_only,
             ..RangeRequest::default()
         }
     }

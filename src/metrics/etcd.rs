@@ -23,8 +23,12 @@ pub struct EtcdMetrics {
     pub takeovers: Counter,
     /// Changes of the member of etcd that requests go to.
     pub failovers: Counter,
-    /// Times that the state was read again, because etcd had compacted the changes.
+    /// Times that the state was read again, because etcd had compacted the changes or the registry differed from it.
     pub reloads: Counter,
+    /// Times that the contents of etcd were replaced.
+    pub resets: Counter,
+    /// Keys in which the registry differed from etcd.
+    pub differences: Counter,
 }
 
 impl EtcdMetrics {
@@ -47,7 +51,15 @@ impl EtcdMetrics {
             failovers: registrar.counter("etcd_failovers", "Changes of the member of etcd that requests go to"),
             reloads: registrar.counter(
                 "etcd_reloads",
-                "Times that this replica read its state again, because etcd had compacted the changes",
+                "Times that this replica read its state again, because etcd had compacted the changes or the state differed from etcd",
+            ),
+            resets: registrar.counter(
+                "etcd_resets",
+                "Times that the contents of etcd were replaced, and all readers of this replica started over",
+            ),
+            differences: registrar.counter(
+                "etcd_differences",
+                "Keys in which this replica differed from etcd when it compared itself, which is a defect",
             ),
         }
     }

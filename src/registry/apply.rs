@@ -17,7 +17,7 @@ use super::{
     service::Service,
 };
 use crate::{
-    model::{Caller, Instance, PolicyScope, Revision, ServiceName, node_id},
+    model::{Caller, Incarnation, Instance, PolicyScope, Revision, ServiceName, node_id},
     sync::{MutexGuard, Ordering},
 };
 
@@ -37,6 +37,11 @@ impl Registry {
     /// such changes that matter to a listener. Call it without any lock, as [`Self::notify`].
     pub fn notify_holder(&self, entry: &Arc<Entry>) {
         self.listener.holder_changed(entry);
+    }
+
+    /// Calls the listener once another incarnation has begun. Call it without any lock, as [`Self::notify`].
+    pub fn notify_incarnation(&self) {
+        self.listener.incarnation_changed();
     }
 
     /// Calls the listener with a changed policy. Call it without any lock, as [`Self::notify`].
@@ -113,6 +118,23 @@ impl WriteGuard<'_> {
     /// Records that another process which shares the registry may not know when something changed up to this revision.
     pub fn raise_index_floor(&mut self, revision: Revision) {
         self.registry.index_floor.fetch_max(revision.0, Ordering::AcqRel);
+    }
+
+    /// Begins another incarnation, because the contents of the store were replaced: readers with state of the earlier one start over, once
+    /// the registry has settled if it does. The changes to the new contents follow, at revisions after all earlier ones.
+    pub fn begin_incarnation(&mut self, incarnation: Incarnation) {
+        self.registry.incarnation.store(incarnation.0, Ordering::Release);
+    }
+
+    /// Sets the revision before the first one of the incarnation.
+    pub fn set_start_revision(&mut self, revision: Revision) {
+        self.registry.start_revision.store(revision.0, Ordering::Release);
+    }
+
+    /// Forgets all policies and their revisions, because the contents of the store were replaced.
+    pub fn forget_all_policies(&mut self, revision: Revision) {
+        self.registry.policies.clear(revision);
+        self.advance(revision);
     }
 
     /// Sets the session by which this process holds entries from now on. The leases of the entries that it holds expire here.

@@ -349,6 +349,14 @@ impl PolicyTable {
         policies.compacted = policies.newest;
     }
 
+    /// Forgets all policies. All services have another effective policy at this revision.
+    pub(super) fn clear(&self, revision: Revision) {
+        let mut policies = self.0.write();
+        *policies = Policies::default();
+        policies.forget(revision);
+        policies.compacted = policies.newest;
+    }
+
     /// Sets the revision of the newest change that made an earlier process forget scopes.
     pub(super) fn restore_forgotten(&self, forgotten: Revision) {
         let mut policies = self.0.write();

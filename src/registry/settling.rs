@@ -117,4 +117,25 @@ mod tests {
         assert!(matches!(resuming.next(registry), Step::Snapshot(_)));
         assert!(matches!(resuming.next(registry), Step::Synced(_)));
     }
+
+    #[test]
+    fn live_reader_waits_and_starts_over_when_another_incarnation_begins() {
+        let memory = memory();
+        let registry = memory.registry();
+        memory.submit(Command::Register(register("web", "a", "boot", 1)), at(0)).unwrap();
+        let mut live = reader(None);
+        assert!(matches!(live.next(registry), Step::Snapshot(_)));
+        assert!(matches!(live.next(registry), Step::Synced(_)));
+        let before = live.token(registry, registry.applied());
+        registry.settle(0, LENGTH);
+        registry.order().begin_incarnation(OTHER);
+        memory.submit(Command::Register(register("web", "b", "boot", 2)), at(0)).unwrap();
+        assert!(matches!(live.next(registry), Step::Settling), "the change is of the other incarnation");
+        assert_eq!(live.token(registry, before.revision), before, "a token of what was sent stays what it is");
+        assert!(registry.end_settling(10_000));
+        assert!(matches!(live.next(registry), Step::Reset(ResetReason::OtherIncarnation)));
+        assert!(matches!(live.next(registry), Step::Snapshot(_)));
+        assert!(matches!(live.next(registry), Step::Synced(_)));
+        assert_eq!(live.token(registry, registry.applied()).incarnation, OTHER);
+    }
 }

@@ -9,6 +9,7 @@
 //!     … of an earlier incarnation ─► Settling* ─► Reset ─► …     (while the registry settles)
 //!   token of a replica ahead ──► Behind* ─► Changes* ─► Synced ─► …
 //!   history dropped ───────► Reset ─► Snapshot* ─► Synced ─► …      (at any time later)
+//!   other incarnation ─────► Settling* ─► Reset ─► Snapshot* ─► Synced ─► …      (at any time later)
 //!   other subset filter ───► Changes                                (at any time later)
 //! ```
 //!
@@ -26,7 +27,7 @@ use super::{
     instance_map::Chunk,
     snapshot::Snapshot,
 };
-use crate::model::{InstanceFilter, ResumeToken, Revision, Selector, SubsetName};
+use crate::model::{Incarnation, InstanceFilter, ResumeToken, Revision, Selector, SubsetName};
 use filter::SubscriptionFilter;
 use fold::fold;
 
@@ -103,6 +104,8 @@ pub struct Subscription {
     next_filter: Option<(SubscriptionFilter, ClockReading)>,
     /// Revision up to which the reader has been sent everything.
     cursor: Revision,
+    /// Incarnation of the registry that the cursor belongs to. `None`: nothing was sent yet.
+    incarnation: Option<Incarnation>,
     phase: SubscriptionPhase,
 }
 
@@ -126,7 +129,7 @@ impl Subscription {
     pub fn new(selector: Arc<Selector>, filter: Option<Arc<InstanceFilter>>, token: Option<ResumeToken>) -> Self {
         let filter = SubscriptionFilter::new(filter);
         let (digest, cursor, phase) = (filter.digest(&selector), Revision::default(), SubscriptionPhase::New(token));
-        Self { selector, filter, digest, next_filter: None, cursor, phase }
+        Self { selector, filter, digest, next_filter: None, cursor, incarnation: None, phase }
     }
 
     /// Restricts the subscription to a subset, which the filter of a policy selects. Called again when that filter changes: the reader
@@ -168,13 +171,20 @@ impl Subscription {
     /// Returns the token with which another stream can resume from a revision of this one.
     #[must_use]
     pub fn token(&self, registry: &Registry, revision: Revision) -> ResumeToken {
-        ResumeToken { incarnation: registry.incarnation(), revision, selector_digest: self.digest }
+        let incarnation = self.incarnation.unwrap_or_else(|| registry.incarnation());
+        ResumeToken { incarnation, revision, selector_digest: self.digest }
     }
 
     /// Returns whether the reader is sent nothing until the registry has settled.
     #[must_use]
     pub fn awaits_settling(&self, registry: &Registry) -> bool {
-        matches!(self.phase, SubscriptionPhase::New(Some(token)) if registry.must_settle(token.incarnation))
+        match self.phase {
+            SubscriptionPhase::New(token) => token.is_some_and(|token| registry.must_settle(token.incarnation)),
+            SubscriptionPhase::Starting
+            | SubscriptionPhase::Snapshot(_)
+            | SubscriptionPhase::CatchingUp(_)
+            | SubscriptionPhase::Live => self.incarnation.is_some_and(|incarnation| registry.must_settle(incarnation)),
+        }
     }
 
     /// Returns the revision of the token if another replica is ahead of this one. Where there are no replicas, a revision that was not
@@ -187,13 +197,16 @@ impl Subscription {
 
     /// Returns the next step of the reader.
     pub fn next(&mut self, registry: &Registry) -> Step {
-        if self.awaits_settling(registry) {
-            return Step::Settling;
-        }
-        if let Some(revision) = self.awaits_revision(registry) {
-            return Step::Behind(revision);
-        }
         loop {
+            if self.awaits_settling(registry) {
+                return Step::Settling;
+            }
+            if self.incarnation.is_some_and(|incarnation| incarnation != registry.incarnation()) {
+                return self.reset(ResetReason::OtherIncarnation);
+            }
+            if let Some(revision) = self.awaits_revision(registry) {
+                return Step::Behind(revision);
+            }
             let step = match &mut self.phase {
                 SubscriptionPhase::New(token) => {
                     let token = token.take();
@@ -204,6 +217,7 @@ impl Subscription {
                     if let Some((filter, _)) = self.next_filter.take() {
                         self.use_filter(filter);
                     }
+                    self.incarnation = Some(registry.incarnation());
                     let snapshot = registry.snapshot(&self.selector);
                     self.phase = SubscriptionPhase::Snapshot(SnapshotCursor::new(snapshot));
                     None
@@ -232,6 +246,7 @@ impl Subscription {
             return Some(self.reset(reason));
         }
         self.cursor = token.revision;
+        self.incarnation = Some(token.incarnation);
         self.phase = SubscriptionPhase::CatchingUp(registry.applied());
         None
     }
@@ -251,6 +266,9 @@ impl Subscription {
         let Some((events, until)) = registry.since(&self.selector, self.cursor) else {
             return Some(self.reset(ResetReason::Compacted));
         };
+        if self.incarnation != Some(registry.incarnation()) {
+            return None; // it began before these events
+        }
         self.cursor = until;
         // The step has the revision of its last event. A later revision would differ between readers of the same selection. An
         // earlier one would be wrong even where folding leaves only an earlier event, because the step covers all of them.
@@ -264,6 +282,7 @@ impl Subscription {
 
     fn reset(&mut self, reason: ResetReason) -> Step {
         self.phase = SubscriptionPhase::Starting;
+        self.incarnation = None;
         Step::Reset(reason)
     }
 }

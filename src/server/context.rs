@@ -41,8 +41,13 @@ pub(super) fn open(
         (None, None) => Arc::new(Memory::new(incarnation, clock.now(), listener)),
         (Some(etcd), _) => {
             let settings = etcd_settings(etcd, config, clock.now())?;
-            let dependencies =
-                EtcdDependencies { clock: Arc::clone(&clock), listener, metrics: metrics.etcd.clone(), incarnation };
+            let dependencies = EtcdDependencies {
+                clock: Arc::clone(&clock),
+                listener,
+                metrics: metrics.etcd.clone(),
+                incarnation,
+                settle: config.settle,
+            };
             let fatal = fatal.clone();
             Arc::new(Etcd::open(settings, dependencies, Box::new(move |reason| fatal.report(reason)))?)
         }
@@ -137,6 +142,10 @@ impl ChangeListener for FanoutListener {
 
     fn holder_changed(&self, entry: &Arc<Entry>) {
         self.changed_checks.holder_changed(entry);
+    }
+
+    fn incarnation_changed(&self) {
+        self.notifier.wake_all();
     }
 }
 

@@ -17,7 +17,7 @@ use crate::harness::{
 };
 
 /// TTL of the instances in seconds.
-const TTL: f64 = 3.0;
+pub(super) const TTL: f64 = 3.0;
 /// TTL of an instance without heartbeats, in seconds.
 const SILENT_TTL: f64 = 8.0;
 /// Maximum time from the death of a replica to the removal of a silent instance that it held: the TTL of its session, the grace of
@@ -34,7 +34,7 @@ pub async fn replica(etcd: &EtcdCluster) -> ServerProcess {
     ServerProcess::start(&["--etcd", &etcd.endpoints(), "--dns", "off"]).await
 }
 
-async fn replicas<const N: usize>(etcd: &EtcdCluster) -> [ServerProcess; N] {
+pub(super) async fn replicas<const N: usize>(etcd: &EtcdCluster) -> [ServerProcess; N] {
     let mut started = Vec::new();
     for _ in 0..N {
         started.push(replica(etcd).await);
@@ -42,11 +42,11 @@ async fn replicas<const N: usize>(etcd: &EtcdCluster) -> [ServerProcess; N] {
     started.try_into().unwrap()
 }
 
-fn request(id: &str) -> RegisterRequest {
+pub(super) fn request(id: &str) -> RegisterRequest {
     RegisterRequest { ttl: seconds(TTL), ..instance("web", id) }
 }
 
-async fn register(client: &TestClient, id: &str) -> Bytes {
+pub(super) async fn register(client: &TestClient, id: &str) -> Bytes {
     client.register(request(id)).await.unwrap().lease_id
 }
 

@@ -24,6 +24,20 @@ const PROGRAM: &str = "CALLBOARD_TEST_ETCD_PROGRAM";
 /// Time between two looks at a member whose state etcd reports to nobody.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// Returns the directory with etcdctl and etcdutl, and builds them if they are not there.
+fn tools() -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/etcd/install");
+    let output = std::process::Command::new(script).arg("tools").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim_end().into()
+}
+
+/// Runs a tool.
+async fn run(tool: &mut Command) {
+    let output = tool.output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Cluster of etcd members. Dropping it kills them.
 #[derive(Debug)]
 pub struct EtcdCluster {
@@ -147,6 +161,27 @@ impl EtcdCluster {
             fs::remove_dir_all(self.data(member)).unwrap();
             copy(&backup.path().join(&self.members[member].name), &self.data(member));
         }
+        self.start_all().await;
+    }
+
+    /// Saves a snapshot with etcdctl.
+    pub async fn save_snapshot(&self, file: &Path) {
+        let mut etcdctl = Command::new(tools().join("etcdctl"));
+        run(etcdctl.args(["--endpoints", self.endpoint(0), "snapshot", "save"]).arg(file)).await;
+    }
+
+    /// Kills the only member, and starts it with a snapshot that etcdutl restores with its revisions raised.
+    pub async fn restore_raised(&mut self, snapshot: &Path, raise: u64) {
+        assert_eq!(self.len(), 1);
+        self.kill_all().await;
+        let data = self.data(0);
+        fs::remove_dir_all(&data).unwrap();
+        let EtcdMember { name, peer_url, .. } = &self.members[0];
+        let mut etcdutl = Command::new(tools().join("etcdutl"));
+        etcdutl.args(["snapshot", "restore", "--mark-compacted", "--bump-revision", &raise.to_string()]);
+        etcdutl.args(["--name", name, "--initial-advertise-peer-urls", peer_url]);
+        etcdutl.args(["--initial-cluster", &format!("{name}={peer_url}"), "--initial-cluster-token=test"]);
+        run(etcdutl.arg("--data-dir").arg(data).arg(snapshot)).await;
         self.start_all().await;
     }
 

@@ -43,6 +43,8 @@ pub struct AppliedBatch {
     pub ended_sessions: Vec<SessionEpoch>,
     /// True if this is the difference to a snapshot: a key may have changed several times, and not by the noted batch.
     pub is_snapshot: bool,
+    /// True if the snapshot is of another incarnation: instances that it lacks are not removed, but lost.
+    pub is_reset: bool,
     /// New incarnation or removal of the registry: etcd's contents were replaced.
     pub other_registry: bool,
 }
@@ -89,18 +91,7 @@ impl Applier {
     pub fn apply(&mut self, batch: EtcdRevisionBatch, stored: &mut StoredKeys, now: ClockReading) -> AppliedBatch {
         let mut applied = AppliedBatch { etcd_revision: batch.revision, ..AppliedBatch::default() };
         let changes: Vec<_> = batch.changes.into_iter().filter_map(|change| self.decode(change)).collect();
-        let mut noted = HashMap::new();
-        for (key, entry) in &changes {
-            if let (RegistryKey::BatchNote(session, lane), Some(entry)) = (key, entry) {
-                match BatchNote::decode(&entry.value) {
-                    Ok(note) => {
-                        applied.notes.push(applied_note(*session, *lane, &note, entry));
-                        noted.extend(note.commands.into_iter().map(|command| (command.key.clone(), command)));
-                    }
-                    Err(error) => tracing::error!(%error, %key, "the note of a batch cannot be read"),
-                }
-            }
-        }
+        let noted = read_notes(&changes, &mut applied);
         let forgotten = changes.iter().filter_map(|(key, entry)| match key {
             RegistryKey::Policy(scope) if entry.is_none() => Some(scope.clone()),
             _ => None,
@@ -127,7 +118,7 @@ impl Applier {
                     stored.remove(&key);
                     applied.changed.insert(key.clone(), (None, CommitPosition::complete(batch.revision)));
                 }
-                (RegistryKey::Session(id), Some(entry)) => begin_session(&mut guard, *id, &entry, stored),
+                (RegistryKey::Session(id), Some(entry)) => self.begin_session(&mut guard, *id, &entry, stored),
                 (RegistryKey::Session(id), None) => {
                     applied.ended_sessions.extend(end_session(*id, stored));
                 }
@@ -140,7 +131,10 @@ impl Applier {
                     read_expirations(service, &entry, stored);
                 }
                 (RegistryKey::Expirations(service), None) => stored.remove_expirations(service),
-                (RegistryKey::BatchNote(..) | RegistryKey::ReleaseRequest(_), _) => {}
+                (RegistryKey::BatchNote(session, lane), entry) => {
+                    stored.keep_note(*session, *lane, entry.map(|entry| entry.mod_revision));
+                }
+                (RegistryKey::ReleaseRequest(_), None) => {}
             }
         }
         guard.advance(CommitPosition::complete(batch.revision));
@@ -159,9 +153,13 @@ impl Applier {
     ) {
         let ChangedInstance { service, id, key, note } = change;
         let present = self.registry.get(service, id.as_str());
+        let known_revision = stored.guard(key, present.as_deref());
         let Some(value) = read_instance(service, id, key, entry, stored) else { return };
         let position = value.position.revision();
-        if present.as_ref().is_some_and(|present| present.modified >= position) {
+        if let Some(known) = &present
+            && known_revision == entry.mod_revision
+        {
+            stored.keep_revision(key, entry.mod_revision, known.modified);
             applied.changed.insert(key.clone(), (present, position));
             return;
         }
@@ -189,6 +187,7 @@ impl Applier {
             self.notices.push(AppliedNotice::Holder(Arc::clone(after)));
         }
         self.notices.extend(event.map(AppliedNotice::Event));
+        stored.keep_revision(key, entry.mod_revision, revision);
         applied.changed.insert(key.clone(), (after, revision));
     }
 
@@ -208,7 +207,9 @@ impl Applier {
             return;
         };
         let reason = note.and_then(|note| note.removal).unwrap_or(RemovalReason::Deregistered);
-        let end_reason = note.and_then(|note| note.lease_end).unwrap_or(EndReason::Removed);
+        // A program whose instance is lost registers again.
+        let end_reason = if applied.is_reset { EndReason::Expired } else { EndReason::Removed };
+        let end_reason = note.and_then(|note| note.lease_end).unwrap_or(end_reason);
         let stamped = StampedChange::Remove { reason, end_reason };
         let (_, event) = guard.apply(stamped, Some(present), revision, now, &caller_of(note));
         self.notices.extend(event.map(AppliedNotice::Event));
@@ -271,6 +272,15 @@ impl Applier {
             }
         }
     }
+
+    /// Adds a session. Its replica knows all changes since the session began, and perhaps none before.
+    fn begin_session(&self, guard: &mut WriteGuard<'_>, id: SessionId, entry: &EtcdEntry, stored: &mut StoredKeys) {
+        guard.raise_index_floor(CommitPosition::complete(self.meta.with_offset(entry.create_revision)));
+        match ReplicaSession::decode(&entry.value) {
+            Ok(session) => stored.sessions.begin(id, SessionEpoch(entry.create_revision), session),
+            Err(error) => tracing::error!(%error, %id, "the session of a replica cannot be read"),
+        }
+    }
 }
 
 /// Instance whose key changed.
@@ -282,6 +292,26 @@ struct ChangedInstance<'a> {
     note: Option<&'a NotedCommand>,
 }
 
+/// Reads the notes of batches, and returns their commands by key.
+fn read_notes(
+    changes: &[(RegistryKey, Option<EtcdEntry>)],
+    applied: &mut AppliedBatch,
+) -> HashMap<RegistryKey, NotedCommand> {
+    let mut noted = HashMap::new();
+    for (key, entry) in changes {
+        if let (RegistryKey::BatchNote(session, lane), Some(entry)) = (key, entry) {
+            match BatchNote::decode(&entry.value) {
+                Ok(note) => {
+                    applied.notes.push(applied_note(*session, *lane, &note, entry));
+                    noted.extend(note.commands.into_iter().map(|command| (command.key.clone(), command)));
+                }
+                Err(error) => tracing::error!(%error, %key, "the note of a batch cannot be read"),
+            }
+        }
+    }
+    noted
+}
+
 fn applied_note(session: SessionId, lane: u8, note: &BatchNote, entry: &EtcdEntry) -> AppliedNote {
     AppliedNote { session, lane, sequence: note.sequence, mod_revision: entry.mod_revision }
 }
@@ -290,15 +320,6 @@ fn applied_note(session: SessionId, lane: u8, note: &BatchNote, entry: &EtcdEntr
 fn caller_of(note: Option<&NotedCommand>) -> Arc<Caller> {
     let caller = note.and_then(|note| note.caller.as_ref());
     Arc::clone(caller.unwrap_or_else(|| ServerActor::Recovery.caller()))
-}
-
-/// Adds a session. Its replica knows all changes since the session began, and perhaps none before.
-fn begin_session(guard: &mut WriteGuard<'_>, id: SessionId, entry: &EtcdEntry, stored: &mut StoredKeys) {
-    guard.raise_index_floor(CommitPosition::complete(entry.create_revision));
-    match ReplicaSession::decode(&entry.value) {
-        Ok(session) => stored.sessions.begin(id, SessionEpoch(entry.create_revision), session),
-        Err(error) => tracing::error!(%error, %id, "the session of a replica cannot be read"),
-    }
 }
 
 /// Reads the value of an instance, and keeps what the registry does not.

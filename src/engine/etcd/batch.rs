@@ -11,6 +11,7 @@ use super::{
     decision::{KeyChange, RequestDecision},
     keys::{KeySpace, RegistryKey},
     own_session::OwnSession,
+    registry_meta::RegistryMeta,
 };
 use crate::{
     engine::write_request::WriteRequest,
@@ -76,7 +77,13 @@ pub struct Lane {
 
 impl Lane {
     /// Returns the transaction of the batch in flight. `number`: number of the lane.
-    pub fn transaction(&self, number: usize, keys: &KeySpace, session: &OwnSession) -> Option<EtcdTransaction> {
+    pub fn transaction(
+        &self,
+        number: usize,
+        keys: &KeySpace,
+        meta: RegistryMeta,
+        session: &OwnSession,
+    ) -> Option<EtcdTransaction> {
         let batch = self.in_flight.as_ref()?;
         let number = u8::try_from(number).unwrap_or(u8::MAX);
         let note_key = keys.encode(&RegistryKey::BatchNote(session.id, number));
@@ -84,12 +91,12 @@ impl Lane {
         let note =
             BatchNote { sequence: batch.sequence, commands: changes.map(|change| change.note.clone()).collect() };
         let put_note = EtcdOperation::put_with_lease(note_key.clone(), note.encode(), session.lease);
-        let nested = batch.requests.iter().map(|request| EtcdOperation::Nested(nested(&request.decision, keys)));
-        let counts = batch.expirations.iter().map(|change| EtcdOperation::Nested(count(change, keys)));
+        let nested = batch.requests.iter().map(|request| EtcdOperation::Nested(nested(&request.decision, keys, meta)));
+        let counts = batch.expirations.iter().map(|change| EtcdOperation::Nested(count(change, keys, meta)));
         Some(EtcdTransaction {
             compares: vec![
                 EtcdCompare::create_revision(session.key.clone(), session.epoch.0),
-                EtcdCompare::mod_revision(note_key, self.note_revision),
+                EtcdCompare::mod_revision(note_key, meta.without_offset(self.note_revision)),
             ],
             success: [put_note].into_iter().chain(nested).chain(counts).collect(),
             failure: vec![EtcdOperation::Range(EtcdRange::key(session.key.clone()))],
@@ -97,18 +104,19 @@ impl Lane {
     }
 }
 
-fn count(change: &ExpirationChange, keys: &KeySpace) -> EtcdTransaction {
+fn count(change: &ExpirationChange, keys: &KeySpace, meta: RegistryMeta) -> EtcdTransaction {
     let key = keys.encode(&RegistryKey::Expirations(change.service.clone()));
     EtcdTransaction {
-        compares: vec![EtcdCompare::mod_revision(key.clone(), change.guard)],
+        compares: vec![EtcdCompare::mod_revision(key.clone(), meta.without_offset(change.guard))],
         success: vec![EtcdOperation::put(key, change.value.clone())],
         failure: vec![],
     }
 }
 
-fn nested(decision: &RequestDecision, keys: &KeySpace) -> EtcdTransaction {
-    let compare = |(key, guard): &(RegistryKey, u64)| EtcdCompare::mod_revision(keys.encode(key), *guard);
-    let guard = |change: &KeyChange| EtcdCompare::mod_revision(keys.encode(&change.key), change.guard);
+fn nested(decision: &RequestDecision, keys: &KeySpace, meta: RegistryMeta) -> EtcdTransaction {
+    let guard_of = |key: &RegistryKey, guard| EtcdCompare::mod_revision(keys.encode(key), meta.without_offset(guard));
+    let compare = |(key, guard): &(RegistryKey, u64)| guard_of(key, *guard);
+    let guard = |change: &KeyChange| guard_of(&change.key, change.guard);
     let operation = |change: &KeyChange| match &change.value {
         Some(value) => EtcdOperation::put(keys.encode(&change.key), value.clone()),
         None => EtcdOperation::delete(keys.encode(&change.key)),

@@ -17,6 +17,7 @@ use super::{
     instance_value::SessionHolder,
     keys::KeySpace,
     own_session::OwnSession,
+    registry_meta::RegistryMeta,
     releases::Releases,
     request_queue::RequestQueue,
     status::ReplicaStatus,
@@ -51,6 +52,7 @@ const STALL_TIME: Duration = Duration::from_millis(200);
 pub struct Committer {
     registry: Arc<Registry>,
     keys: KeySpace,
+    meta: RegistryMeta,
     status: Arc<ReplicaStatus>,
     metrics: EtcdMetrics,
     replica: Box<str>,
@@ -65,7 +67,7 @@ impl Committer {
     /// Creates a committer without requests.
     pub fn new(
         registry: Arc<Registry>,
-        keys: KeySpace,
+        (keys, meta): (KeySpace, RegistryMeta),
         status: Arc<ReplicaStatus>,
         metrics: EtcdMetrics,
         replica: Box<str>,
@@ -73,7 +75,7 @@ impl Committer {
     ) -> Self {
         let (queue, lanes, in_flight) = (RequestQueue::default(), Default::default(), HashSet::new());
         let releases = Releases::new(Arc::clone(&registry));
-        Self { registry, keys, status, metrics, replica, session, queue, lanes, in_flight, releases }
+        Self { registry, keys, meta, status, metrics, replica, session, queue, lanes, in_flight, releases }
     }
 
     /// Adds a request.
@@ -128,7 +130,7 @@ impl Committer {
 
     /// Returns the transaction of the batch in a lane, to send it again.
     pub fn transaction(&self, lane: usize) -> Option<EtcdTransaction> {
-        self.lanes.get(lane)?.transaction(lane, &self.keys, &self.session)
+        self.lanes.get(lane)?.transaction(lane, &self.keys, self.meta, &self.session)
     }
 
     /// Takes requests from the queue that share no target with each other or with a batch in flight, and decides them.
@@ -381,6 +383,11 @@ impl Committer {
                 self.queue.push_front(request.queued);
             }
         }
+    }
+
+    /// Continues in another incarnation.
+    pub fn set_meta(&mut self, meta: RegistryMeta) {
+        self.meta = meta;
     }
 
     /// Continues with a new session. The batches of the earlier one cannot be executed any more, so they are decided again.

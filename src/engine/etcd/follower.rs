@@ -24,27 +24,49 @@ pub enum Followed {
     Progress(u64),
     /// The watch has ended and is being resumed.
     Interrupted(EtcdError),
-    /// etcd has compacted the changes after the last batch. This is the state instead.
-    Snapshot(KeySnapshot),
+    /// State, with the reason for which it is read instead of the changes.
+    Snapshot(KeySnapshot, &'static str),
     /// etcd's newest revision is older than one that was applied: its history was replaced, and following ends.
     HistoryReplaced(EtcdError),
 }
 
-/// Watches from a revision on until the receiver is dropped. Asks for progress when `progress` is notified.
+/// Watches from a revision on until the receiver is dropped. `None`: reads the state first. Asks for progress when `progress` is
+/// notified.
 pub async fn follow(
     client: EtcdClient,
     keys: KeySpace,
-    mut from: u64,
+    from: Option<u64>,
     replica: mpsc::Sender<Followed>,
     progress: Arc<Notify>,
 ) {
+    let mut from = match from {
+        Some(from) => from,
+        None => loop {
+            match KeySnapshot::read(&client, &keys, None).await {
+                Ok(snapshot) => {
+                    let from = snapshot.revision + 1;
+                    let snapshot = Followed::Snapshot(snapshot, "it differs from etcd, which is a defect");
+                    if replica.send(snapshot).await.is_err() {
+                        return;
+                    }
+                    break from;
+                }
+                Err(error) => {
+                    if replica.send(Followed::Interrupted(error)).await.is_err() {
+                        return;
+                    }
+                    sleep(RETRY_DELAY).await;
+                }
+            }
+        },
+    };
     loop {
         let Err(error) = follow_once(&client, &keys, &mut from, &replica, &progress).await else { return };
         let message = match error.kind() {
             EtcdErrorKind::Compacted { .. } => match KeySnapshot::read(&client, &keys, None).await {
                 Ok(snapshot) => {
                     from = snapshot.revision + 1;
-                    Followed::Snapshot(snapshot)
+                    Followed::Snapshot(snapshot, "etcd has compacted changes that it had not seen")
                 }
                 Err(error) => Followed::Interrupted(error),
             },

@@ -1,4 +1,4 @@
-//! Reading of the registry at the start of a replica, and of its newest revision.
+//! Reading of the registry: at the start of a replica, and after the contents of etcd were replaced. Reading of its newest revision.
 
 use std::time::Duration;
 
@@ -6,14 +6,15 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     keys::{KeySpace, RegistryKey},
-    registry_meta::RegistryMeta,
+    registry_meta::{MetaError, RegistryMeta},
     snapshot::KeySnapshot,
 };
 use crate::{
     etcd::{
         EtcdClient, EtcdCompare, EtcdError, EtcdErrorKind, EtcdOperation, EtcdRange, EtcdResponse, EtcdTransaction,
     },
-    model::Incarnation,
+    model::{Incarnation, UnixMillis},
+    random,
     registry::SessionEpoch,
 };
 
@@ -57,9 +58,9 @@ pub async fn newest_revision(client: EtcdClient, keys: KeySpace) -> Option<u64> 
 }
 
 /// Reads the meta value, and writes it if this is the first replica.
-pub async fn read_meta(client: &EtcdClient, keys: &KeySpace, incarnation: Incarnation) -> Result<Vec<u8>, EtcdError> {
+pub async fn read_meta(client: &EtcdClient, keys: &KeySpace, first: RegistryMeta) -> Result<Vec<u8>, EtcdError> {
     let key = keys.encode(&RegistryKey::Meta);
-    let value = RegistryMeta { incarnation }.encode();
+    let value = first.encode();
     let transaction = EtcdTransaction {
         compares: vec![EtcdCompare::absent(key.clone())],
         success: vec![EtcdOperation::put(key.clone(), value.clone())],
@@ -71,6 +72,46 @@ pub async fn read_meta(client: &EtcdClient, keys: &KeySpace, incarnation: Incarn
         EtcdResponse::Put | EtcdResponse::Delete { .. } | EtcdResponse::Nested(_) => None,
     });
     Ok(found.unwrap_or(value))
+}
+
+/// Error of reading the contents that have replaced those of etcd.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// etcd did not answer, or rejected a request.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    /// This version cannot use the registry.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+}
+
+/// Agrees with the other replicas on the incarnation of replaced contents, and returns its meta value. The first replica that finds out
+/// writes it. `known`: value before. `last`: last revision of etcd that this replica has applied, with its offset.
+pub async fn agree_on_incarnation(
+    client: &EtcdClient,
+    keys: &KeySpace,
+    (known, last): (RegistryMeta, u64),
+    now: UnixMillis,
+) -> Result<RegistryMeta, ReloadError> {
+    let key = keys.encode(&RegistryKey::Meta);
+    loop {
+        let found = client.range(EtcdRange::key(key.clone())).await?.entries.into_iter().next();
+        let meta = found.as_ref().map(|entry| RegistryMeta::decode(&entry.value)).transpose()?;
+        // That of an old backup would let revisions go back.
+        if let Some(meta) = meta.filter(|meta| meta.incarnation != known.incarnation && meta.revision_offset > last) {
+            return Ok(meta);
+        }
+        let meta = RegistryMeta::new(Incarnation(random::u64()), now, Some(last));
+        let guard = found.map_or(0, |entry| entry.mod_revision);
+        let transaction = EtcdTransaction {
+            compares: vec![EtcdCompare::mod_revision(key.clone(), guard)],
+            success: vec![EtcdOperation::put(key.clone(), meta.encode())],
+            failure: vec![],
+        };
+        if client.transact(&transaction).await?.succeeded {
+            return Ok(meta);
+        }
+    }
 }
 
 /// Repeats an operation until it succeeds, or fails with an error that no other member would answer differently, or the time is over.

@@ -1,11 +1,16 @@
 //! Format and incarnation of a registry in etcd.
 //!
-//! The first replica writes them, and they stay. All replicas read them before anything else, and stop if they change: the keys were
-//! restored, or belong to another registry.
+//! The first replica writes them. All replicas read them before anything else, and start over if they change: the keys were removed, or
+//! restored from a backup. A replica that finds out writes another incarnation, with revisions above all earlier ones.
 
 use prost::Message;
 
-use crate::model::Incarnation;
+use super::position::CommitPosition;
+use crate::{
+    engine::StartPoint,
+    model::{Incarnation, UnixMillis},
+    registry::ClockReading,
+};
 
 /// Newest format of the values that this version reads and writes.
 ///
@@ -18,7 +23,12 @@ const FORMAT: u32 = 1;
 pub struct RegistryMeta {
     /// Incarnation of the registry.
     pub incarnation: Incarnation,
+    /// Number that is added to revisions of etcd, so that revisions rise from one incarnation to the next.
+    pub revision_offset: u64,
 }
+
+/// Number of revisions of etcd by which another incarnation is ahead of the last revision that a replica knows: others may know of more.
+const INCARNATION_STEP: u64 = 1 << 20;
 
 /// Error of a registry in etcd that this version cannot use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,13 +59,37 @@ struct MetaMessage {
     format: u32,
     #[prost(fixed64, tag = "2")]
     incarnation: u64,
+    #[prost(uint64, tag = "3")]
+    revision_offset: u64,
 }
 
 impl RegistryMeta {
+    /// Makes the value of an incarnation that begins now, after this revision of etcd with its offset, or of the first one.
+    #[must_use]
+    pub fn new(incarnation: Incarnation, now: UnixMillis, last_revision: Option<u64>) -> Self {
+        // As with the other engines, revisions begin at the time, so that they rise even if the last one is not known.
+        let start = StartPoint::new(incarnation, ClockReading { wall: now, ..ClockReading::default() }).revision;
+        let after = last_revision.map_or(0, |last| last + INCARNATION_STEP);
+        Self { incarnation, revision_offset: CommitPosition::etcd_revision_of(start).max(after) }
+    }
+
+    /// Returns a revision of etcd with the offset.
+    #[must_use]
+    pub fn with_offset(self, etcd_revision: u64) -> u64 {
+        etcd_revision.saturating_add(self.revision_offset)
+    }
+
+    /// Returns a revision of etcd without the offset. 0, for a key that does not exist, stays.
+    #[must_use]
+    pub fn without_offset(self, revision: u64) -> u64 {
+        revision.saturating_sub(self.revision_offset)
+    }
+
     /// Encodes the value, with the format of this version.
     #[must_use]
     pub fn encode(self) -> Vec<u8> {
-        MetaMessage { format: FORMAT, incarnation: self.incarnation.0 }.encode_to_vec()
+        let Self { incarnation, revision_offset } = self;
+        MetaMessage { format: FORMAT, incarnation: incarnation.0, revision_offset }.encode_to_vec()
     }
 
     /// Decodes the value.
@@ -64,10 +98,11 @@ impl RegistryMeta {
     ///
     /// When this version does not know the format, or the bytes are not a message with a format.
     pub fn decode(value: &[u8]) -> Result<Self, MetaError> {
-        let MetaMessage { format, incarnation } = MetaMessage::decode(value).map_err(|_| MetaError::Invalid)?;
+        let MetaMessage { format, incarnation, revision_offset } =
+            MetaMessage::decode(value).map_err(|_| MetaError::Invalid)?;
         match format {
             0 => Err(MetaError::Invalid),
-            1..=FORMAT => Ok(Self { incarnation: Incarnation(incarnation) }),
+            1..=FORMAT => Ok(Self { incarnation: Incarnation(incarnation), revision_offset }),
             found => Err(MetaError::UnsupportedFormat { found, known: FORMAT }),
         }
     }
@@ -79,15 +114,29 @@ mod tests {
 
     #[test]
     fn registry_of_a_later_format_is_refused_with_advice_to_upgrade() {
-        let meta = RegistryMeta { incarnation: Incarnation(u64::MAX - 7) };
+        let meta = RegistryMeta { incarnation: Incarnation(u64::MAX - 7), revision_offset: 9 };
         assert_eq!(RegistryMeta::decode(&meta.encode()), Ok(meta));
-        let later = MetaMessage { format: FORMAT + 1, incarnation: 1 }.encode_to_vec();
+        let later = MetaMessage { format: FORMAT + 1, incarnation: 1, revision_offset: 0 }.encode_to_vec();
         let error = RegistryMeta::decode(&later).unwrap_err();
         assert_eq!(error, MetaError::UnsupportedFormat { found: FORMAT + 1, known: FORMAT });
         assert!(error.to_string().contains("upgrade this replica"), "{error}");
         // The message of a later format may have other fields.
         let other = [later, vec![0x7a, 1, 0]].concat();
         assert_eq!(RegistryMeta::decode(&other).unwrap_err(), error);
+    }
+
+    #[test]
+    fn revisions_rise_from_one_incarnation_to_the_next() {
+        let [early, late] = [UnixMillis(1_700_000_000_000), UnixMillis(1_800_000_000_000)];
+        let first = RegistryMeta::new(Incarnation(1), early, None);
+        assert_eq!(CommitPosition::complete(first.revision_offset).0 >> 20, 1_700_000_000);
+        // Even if the clock of the next replica is behind.
+        let last = first.with_offset(5_000);
+        for next in [early, late, UnixMillis(0)].map(|now| RegistryMeta::new(Incarnation(2), now, Some(last))) {
+            assert!(next.with_offset(1) > last + 1_000_000, "{next:?}");
+            assert_eq!(next.without_offset(next.with_offset(7)), 7);
+        }
+        assert_eq!(first.without_offset(0), 0);
     }
 
     #[test]

@@ -1,5 +1,10 @@
 //! Replica: the task that owns everything the engine has, and waits for requests, for the watch, for etcd's replies and for time.
 
+mod asking;
+mod comparing;
+mod resetting;
+mod upkeep;
+
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
@@ -12,17 +17,21 @@ use tokio::{
 };
 use tokio_stream::{StreamExt, StreamMap};
 
+use comparing::ReadPage;
+use resetting::{BegunSession, NewHistory};
+
 use super::{
     EtcdDependencies, EtcdEngineError, EtcdSettings,
     applier::{AppliedBatch, Applier},
     committer::Committer,
-    expiration_window::ExpirationWindow,
+    comparison::Comparison,
     follower::{Followed, MAX_FOLLOWED, follow},
-    keys::{KeySpace, RegistryKey},
-    loading::{newest_revision, read_earlier, read_meta, until_answered},
+    keys::KeySpace,
+    loading::{ReloadError, read_earlier, read_meta, until_answered},
     own_session::{OwnSession, RENEWAL_INTERVAL},
     position::CommitPosition,
     registry_meta::RegistryMeta,
+    snapshot::{KeySnapshot, batch_with_offset},
     status::ReplicaStatus,
     stored_keys::StoredKeys,
     takeovers::Takeovers,
@@ -31,9 +40,9 @@ use super::{
 use crate::{
     clock::Clock,
     engine::{OutcomeSender, write_request::WriteRequest},
-    etcd::{EtcdClient, EtcdCompare, EtcdError, EtcdErrorKind, EtcdOperation, EtcdResponse, EtcdTransaction, EtcdTransactionResult},
+    etcd::{EtcdClient, EtcdError, EtcdErrorKind, EtcdResponse, EtcdTransaction, EtcdTransactionResult},
     metrics::EtcdMetrics,
-    model::{InstanceId, LeaseId, Revision, ServiceName},
+    model::{Incarnation, InstanceId, LeaseId, Revision, ServiceName},
     registry::{ClockReading, Registry, SessionEpoch},
 };
 
@@ -43,12 +52,6 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(100);
 /// Time after which a batch whose reply was lost is sent again.
 const RESEND_DELAY: Duration = Duration::from_millis(100);
-/// Interval at which the counted expirations of services that are gone are removed.
-const FORGETTING_INTERVAL: Duration = Duration::from_mins(1);
-/// Time for which the expirations of a service that is gone are kept.
-const EXPIRATION_MEMORY: Duration = Duration::from_mins(10);
-/// Maximum number of services whose expirations are removed at a time.
-const MAX_FORGOTTEN: usize = 100;
 /// Time that a closing replica has for the batches in flight.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -71,8 +74,22 @@ pub enum ReplicaMessage {
 /// Reply to a batch, with its lane and its session.
 type BatchReply = (usize, SessionEpoch, Result<EtcdTransactionResult, EtcdError>);
 type NextBatchReply = Pin<Box<dyn tokio_stream::Stream<Item = BatchReply> + Send>>;
-type BatchReplies = StreamMap<usize, NextBatchReply>;
 type Reply<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Replies of etcd that the replica waits for.
+#[derive(Default)]
+struct AwaitedReplies {
+    /// Replies to batches, by lane.
+    batches: StreamMap<usize, NextBatchReply>,
+    renewal: Option<Reply<Result<bool, EtcdError>>>,
+    session: Option<Reply<BegunSession>>,
+    history: Option<Reply<Result<NewHistory, ReloadError>>>,
+    page: Option<Reply<ReadPage>>,
+    /// Reply to a request to release instances.
+    release: Option<Reply<()>>,
+    /// Newest revision of etcd.
+    newest: Option<Reply<Option<u64>>>,
+}
 
 /// Owner of the engine's state.
 #[derive(Debug)]
@@ -95,6 +112,13 @@ pub struct EtcdReplica {
     following: JoinHandle<()>,
     takeovers: Takeovers,
     next_forgetting: Duration,
+    comparison: Option<Comparison>,
+    next_comparison: Duration,
+    /// Evidence that the contents of etcd were replaced.
+    replaced: Option<String>,
+    /// Time for which readers wait after that.
+    settle: Duration,
+    meta: RegistryMeta,
     is_session_lost: bool,
     readers: WaitingReaders,
     /// Makes the follower ask etcd for progress.
@@ -114,31 +138,33 @@ impl EtcdReplica {
         dependencies: EtcdDependencies,
         status: Arc<ReplicaStatus>,
     ) -> Result<Self, EtcdEngineError> {
-        let EtcdDependencies { clock, listener, metrics, incarnation } = dependencies;
+        let EtcdDependencies { clock, listener, metrics, incarnation, settle } = dependencies;
         let client = EtcdClient::new(settings.options.clone())?;
         let keys = KeySpace::new(&settings.cluster);
-        let meta = until_answered(START_TIMEOUT, || read_meta(&client, &keys, incarnation)).await?;
-        let meta = RegistryMeta::decode(&meta)?;
-        let began = clock.since_start();
-        let session =
-            until_answered(START_TIMEOUT, || OwnSession::begin(&client, &keys, &settings.session, None)).await?;
-        status.confirm_session(began);
-        let snapshot = until_answered(START_TIMEOUT, || read_earlier(&client, &keys, session.epoch)).await?;
-        status.confirm_watch(clock.since_start());
+        let (meta, session, snapshot) = open(&client, &keys, &settings, (&clock, &status), incarnation).await?;
         let now = clock.now();
-        let revision = snapshot.revision;
-        let start = CommitPosition::complete(revision);
+        let (from, snapshot) = (snapshot.revision + 1, snapshot.with_offset(meta));
+        let start = CommitPosition::complete(snapshot.revision);
         let registry = Arc::new(Registry::new(meta.incarnation, start, now, listener));
+        registry.order().set_start_revision(CommitPosition::complete(meta.revision_offset));
         registry.order().set_session(session.epoch);
         let mut stored = StoredKeys::new(Arc::clone(&status.replica_names));
         let mut applier = Applier::new(Arc::clone(&registry), keys.clone(), meta);
         applier.restore(snapshot, &mut stored, now);
         let (sender, followed) = mpsc::channel(MAX_FOLLOWED);
         let progress = Arc::<Notify>::default();
-        let following = tokio::spawn(follow(client.clone(), keys.clone(), revision + 1, sender, Arc::clone(&progress)));
+        let following = follow(client.clone(), keys.clone(), Some(from), sender, Arc::clone(&progress));
+        let following = tokio::spawn(following);
         let replica = settings.session.replica.clone();
-        let committer =
-            Committer::new(Arc::clone(&registry), keys.clone(), Arc::clone(&status), metrics.clone(), replica, session);
+        let committer = Committer::new(
+            Arc::clone(&registry),
+            (keys.clone(), meta),
+            Arc::clone(&status),
+            metrics.clone(),
+            replica,
+            session,
+        );
+        let next_comparison = clock.since_start() + comparing::INTERVAL;
         let takeovers = Takeovers::new(Arc::clone(&registry), metrics.clone());
         let endpoint = client.current_endpoint().to_owned();
         let mut replica = Self {
@@ -158,27 +184,36 @@ impl EtcdReplica {
             following,
             takeovers,
             next_forgetting: Duration::ZERO,
+            comparison: None,
+            next_comparison,
+            replaced: None,
+            settle,
+            meta,
             is_session_lost: false,
             readers: WaitingReaders::default(),
             progress,
         };
         replica.catch_up().await?;
-        let (own, now) = (replica.committer.session().epoch, replica.clock.now());
-        replica.takeovers.sessions_ended_unseen(own, &replica.stored, now);
         Ok(replica)
     }
 
     /// Applies the changes up to the beginning of the session.
     async fn catch_up(&mut self) -> Result<(), EtcdEngineError> {
-        let goal = CommitPosition::complete(self.committer.session().epoch.0);
+        let goal = CommitPosition::complete(self.meta.with_offset(self.committer.session().epoch.0));
         let following = async {
             while self.registry.applied() < goal {
                 let Some(followed) = self.followed.recv().await else { return Err(EtcdEngineError::Panicked) };
-                self.take_followed(followed).map_err(EtcdEngineError::Replaced)?;
+                self.take_followed(followed);
+                if let Some(evidence) = self.replaced.take() {
+                    return Err(EtcdEngineError::Replaced(evidence));
+                }
             }
             Ok(())
         };
-        timeout(START_TIMEOUT, following).await.unwrap_or(Err(EtcdEngineError::CatchUp))
+        timeout(START_TIMEOUT, following).await.unwrap_or(Err(EtcdEngineError::CatchUp))?;
+        let own = self.committer.session().epoch;
+        self.takeovers.sessions_ended_unseen(own, &self.stored, self.clock.now());
+        Ok(())
     }
 
     /// Registry of the replica.
@@ -186,67 +221,79 @@ impl EtcdReplica {
         &self.registry
     }
 
-    /// Works until all senders are dropped, or etcd's contents are replaced.
+    /// Works until all senders are dropped, or the contents of etcd are replaced by some that this version cannot use.
     pub async fn run(mut self, mut inbox: UnboundedReceiver<ReplicaMessage>) -> Result<(), String> {
-        let mut replies = BatchReplies::new();
-        let mut renewal: Option<Reply<Result<bool, EtcdError>>> = None;
-        let mut new_session: Option<Reply<Result<OwnSession, EtcdError>>> = None;
-        let mut asking: Option<Reply<()>> = None;
-        let mut newest: Option<Reply<Option<u64>>> = None;
+        let mut awaited = AwaitedReplies::default();
         let mut ticks = ticking(TICK);
         let mut renewals = ticking(RENEWAL_INTERVAL);
         let mut closing: Option<Duration> = None;
         loop {
-            if !self.is_session_lost {
-                for (lane, transaction) in self.committer.fill(&self.stored, self.clock.now()) {
-                    replies.insert(lane, self.send(lane, transaction, Duration::ZERO));
-                }
-                asking = asking.or_else(|| self.ask_for_release());
-            }
-            if self.is_session_lost || self.committer.is_stalled(self.clock.since_start()) {
-                self.committer.answer_unchanged(&self.stored, self.clock.now());
-            }
-            newest = newest.or_else(|| self.read_newest());
+            self.reset_if_replaced(&mut awaited);
+            self.send_requests(&mut awaited);
             if closing.is_some_and(|end| self.committer.is_idle() || self.clock.since_start() > end) {
                 self.close().await;
                 return Ok(());
             }
             tokio::select! {
                 biased;
-                followed = self.followed.recv() => {
-                    self.take_followed(followed.ok_or("the task that watches etcd has ended")?)?;
+                followed = self.followed.recv(), if awaited.history.is_none() => {
+                    self.take_followed(followed.ok_or("the task that watches etcd has ended")?);
                 }
-                Some((lane, (_, epoch, reply))) = replies.next(), if !replies.is_empty() => {
+                Some((lane, (_, epoch, reply))) = awaited.batches.next(), if !awaited.batches.is_empty() => {
                     if let Some(again) = self.take_reply(lane, epoch, reply) {
-                        replies.insert(lane, again);
+                        awaited.batches.insert(lane, again);
                     }
                 }
                 message = inbox.recv(), if closing.is_none() => match message {
                     Some(message) => self.take_message(message),
                     None => closing = Some(self.clock.since_start() + CLOSE_TIMEOUT),
                 },
-                () = wait_for(&mut asking) => asking = None,
-                renewed = wait_for(&mut renewal) => {
-                    renewal = None;
+                () = wait_for(&mut awaited.release) => awaited.release = None,
+                renewed = wait_for(&mut awaited.renewal) => {
+                    awaited.renewal = None;
                     self.take_renewal(renewed);
                 }
-                revision = wait_for(&mut newest) => {
-                    newest = None;
+                revision = wait_for(&mut awaited.newest) => {
+                    awaited.newest = None;
                     self.take_newest(revision);
                 }
-                session = wait_for(&mut new_session) => {
-                    new_session = None;
-                    self.take_session(session);
+                session = wait_for(&mut awaited.session) => {
+                    awaited.session = None;
+                    self.take_session(session)?;
                 }
-                _ = renewals.tick() => {
-                    if self.is_session_lost && new_session.is_none() {
-                        new_session = Some(self.request_session());
-                    } else if renewal.is_none() && !self.is_session_lost {
-                        renewal = Some(self.renew());
-                    }
+                history = wait_for(&mut awaited.history) => {
+                    awaited.history = None;
+                    self.take_history(history, &mut awaited)?;
                 }
-                _ = ticks.tick() => self.tick(),
+                read = wait_for(&mut awaited.page) => awaited.page = self.take_page(read),
+                _ = renewals.tick() => self.renew_or_begin_session(&mut awaited),
+                _ = ticks.tick() => {
+                    self.tick();
+                    awaited.page = awaited.page.take().or_else(|| self.begin_comparison());
+                }
             }
+        }
+    }
+
+    /// Fills the free lanes, answers what needs no lane, and sends what others or readers wait for.
+    fn send_requests(&mut self, awaited: &mut AwaitedReplies) {
+        if !self.is_session_lost {
+            for (lane, transaction) in self.committer.fill(&self.stored, self.clock.now()) {
+                awaited.batches.insert(lane, self.send(lane, transaction, Duration::ZERO));
+            }
+            awaited.release = awaited.release.take().or_else(|| self.ask_for_release());
+        }
+        awaited.newest = awaited.newest.take().or_else(|| self.read_newest());
+        if self.is_session_lost || self.committer.is_stalled(self.clock.since_start()) {
+            self.committer.answer_unchanged(&self.stored, self.clock.now());
+        }
+    }
+
+    fn renew_or_begin_session(&mut self, awaited: &mut AwaitedReplies) {
+        if self.is_session_lost && awaited.session.is_none() && awaited.history.is_none() {
+            awaited.session = Some(self.request_session());
+        } else if awaited.renewal.is_none() && !self.is_session_lost {
+            awaited.renewal = Some(self.renew());
         }
     }
 
@@ -269,68 +316,47 @@ impl EtcdReplica {
         let _ = timeout(REVOKE_TIMEOUT, self.client.revoke_lease(self.committer.session().lease)).await;
     }
 
-    /// Begins to ask the holders of instances that other boots register here, if there are any.
-    fn ask_for_release(&mut self) -> Option<Reply<()>> {
-        let (request, client) = (self.committer.release_request()?, self.client.clone());
-        Some(Box::pin(async move {
-            if let Err(error) = client.transact(&request).await {
-                tracing::debug!(%error, "a request to release instances was not confirmed");
-            }
-        }))
-    }
-
-    fn take_newest(&mut self, revision: Option<u64>) {
-        if self.readers.take_revision(revision) {
-            // Where nothing is changing, only progress tells that this replica has everything.
-            self.progress.notify_one();
-        }
-    }
-
-    /// Begins to read the newest revision of etcd, if readers wait for it.
-    fn read_newest(&mut self) -> Option<Reply<Option<u64>>> {
-        let begins = self.readers.begin_read();
-        begins.then(|| Box::pin(newest_revision(self.client.clone(), self.keys.clone())) as Reply<Option<u64>>)
-    }
-
-    fn take_followed(&mut self, followed: Followed) -> Result<(), String> {
+    fn take_followed(&mut self, followed: Followed) {
         let now = self.clock.now();
         if !matches!(followed, Followed::Interrupted(_) | Followed::HistoryReplaced(_)) {
             self.status.confirm_watch(self.clock.since_start());
         }
         let applied = match followed {
-            Followed::Batch(batch) => self.applier.apply(batch, &mut self.stored, now),
-            Followed::Snapshot(snapshot) => {
-                tracing::warn!(
-                    revision = snapshot.revision,
-                    "etcd has compacted changes that this replica had not seen: it reads the state again"
-                );
+            Followed::Batch(batch) => self.applier.apply(batch_with_offset(batch, self.meta), &mut self.stored, now),
+            Followed::Snapshot(snapshot, reason) => {
+                tracing::warn!(revision = snapshot.revision, reason, "this replica reads its state again");
                 self.metrics.reloads.inc();
-                self.applier.reconcile(snapshot, &mut self.stored, now)
+                self.comparison = None;
+                self.applier.reconcile(snapshot.with_offset(self.meta), &mut self.stored, now)
             }
             Followed::Progress(revision) => {
-                self.readers.received(revision);
-                return Ok(());
+                self.readers.received(self.meta.with_offset(revision));
+                return;
             }
             Followed::Interrupted(error) => {
                 tracing::debug!(%error, "the watch of etcd is being resumed");
                 self.note_error(error);
-                return Ok(());
+                return;
             }
             Followed::HistoryReplaced(error) => {
-                return Err(format!(
-                    "etcd has lost revisions that this replica has applied ({error}): its data was replaced or restored"
-                ));
+                self.replaced = Some(format!("it has lost revisions that this replica has applied: {error}"));
+                return;
             }
         };
-        self.take_applied(&applied, now)
+        self.take_applied(&applied, now);
     }
 
-    fn take_applied(&mut self, applied: &AppliedBatch, now: ClockReading) -> Result<(), String> {
+    fn take_applied(&mut self, applied: &AppliedBatch, now: ClockReading) {
         self.metrics.applied_changes.inc_by(applied.changed.len() as u64);
         self.readers.applied(applied.etcd_revision);
         self.committer.registry_changed();
         if applied.other_registry {
-            return Err("the registry in etcd was replaced by another one".to_owned());
+            self.replaced = Some("it has another incarnation of the registry, or none, or an earlier state".to_owned());
+            return;
+        }
+        if let Some(comparison) = &mut self.comparison {
+            let removed = applied.changed.iter().filter(|(_, (entry, _))| entry.is_none());
+            removed.for_each(|(key, _)| comparison.removed(key));
         }
         for note in &applied.notes {
             self.committer.resolve(*note, applied, self.clock.since_start());
@@ -346,7 +372,6 @@ impl EtcdReplica {
         if applied.is_snapshot {
             self.takeovers.sessions_ended_unseen(self.committer.session().epoch, &self.stored, now);
         }
-        Ok(())
     }
 
     /// Sends a transaction after a delay.
@@ -436,111 +461,24 @@ impl EtcdReplica {
             self.freeze_if_unconfirmed();
         }
     }
+}
 
-    fn request_session(&self) -> Reply<Result<OwnSession, EtcdError>> {
-        let (client, keys, replica) = (self.client.clone(), self.keys.clone(), self.settings.session.clone());
-        let earlier = self.committer.session().key.clone();
-        let (clock, status) = (Arc::clone(&self.clock), Arc::clone(&self.status));
-        Box::pin(async move {
-            let sent = clock.since_start();
-            let session = OwnSession::begin(&client, &keys, &replica, Some(&earlier)).await;
-            if session.is_ok() {
-                status.confirm_session(sent);
-            }
-            session
-        })
-    }
-
-    fn take_session(&mut self, session: Result<OwnSession, EtcdError>) {
-        if let Ok(session) = session {
-            self.begin_session(session);
-        }
-    }
-
-    /// Continues with a new session, and claims what this replica held with the earlier one.
-    fn begin_session(&mut self, session: OwnSession) {
-        let earlier = self.committer.session().epoch;
-        tracing::info!(epoch = session.epoch.0, "this replica has a new session in etcd");
-        self.is_session_lost = false;
-        self.registry.order().set_session(session.epoch);
-        self.committer.set_session(session);
-        let now = self.clock.since_start();
-        self.takeovers.claim_all_of(earlier, &mut self.committer, now);
-    }
-
-    fn tick(&mut self) {
-        let now = self.clock.since_start();
-        self.committer.expire_callers(now);
-        self.committer.release(self.clock.now());
-        self.readers.expire(now);
-        self.freeze_if_unconfirmed();
-        self.metrics.session_confirmed.set(i64::from(!self.status.is_frozen()));
-        self.metrics.watch_age.set(i64::try_from(self.status.watch_age(now).as_secs()).unwrap_or(i64::MAX));
-        if self.endpoint != self.client.current_endpoint() {
-            self.client.current_endpoint().clone_into(&mut self.endpoint);
-            self.metrics.failovers.inc();
-        }
-        if !self.is_session_lost {
-            self.takeovers.adopt(&self.stored, &mut self.committer, now);
-            if now >= self.next_forgetting {
-                self.next_forgetting = now + FORGETTING_INTERVAL;
-                self.forget_expirations();
-            }
-        }
-    }
-
-    /// Removes the counted expirations of services that are gone. The first replica in the order of the key does; if its request is lost, it
-    /// tries again later.
-    fn forget_expirations(&self) {
-        let (own, now) = (self.committer.session().epoch, self.clock.now().wall);
-        let is_forgettable = |(service, window): &(&ServiceName, &ExpirationWindow)| {
-            let key = RegistryKey::Expirations((*service).clone());
-            window.age(now) > EXPIRATION_MEMORY
-                && self.registry.summary(service).is_none()
-                && self.stored.sessions.rank(own, &key) == 0
-        };
-        let forgettable = self.stored.expired_services().filter(is_forgettable).take(MAX_FORGOTTEN);
-        let nested = forgettable.map(|(service, _)| {
-            let key = self.keys.encode(&RegistryKey::Expirations(service.clone()));
-            EtcdOperation::Nested(EtcdTransaction {
-                compares: vec![EtcdCompare::mod_revision(key.clone(), self.stored.expirations_guard(service))],
-                success: vec![EtcdOperation::delete(key)],
-                failure: vec![],
-            })
-        });
-        let transaction = EtcdTransaction { compares: vec![], success: nested.collect(), failure: vec![] };
-        if !transaction.success.is_empty() {
-            let client = self.client.clone();
-            tokio::spawn(async move { client.transact(&transaction).await });
-        }
-    }
-
-    /// Stops or resumes expiry. Before it resumes, every lease gets a full TTL, because heartbeats may have been lost.
-    fn freeze_if_unconfirmed(&mut self) {
-        let since_start = self.clock.since_start();
-        let is_confirmed = self.status.is_confirmed(since_start);
-        if !is_confirmed && !self.status.is_frozen() {
-            self.status.freeze(Some(since_start));
-            let error = self.last_error.as_ref().map(tracing::field::display);
-            tracing::warn!(
-                error,
-                "etcd is out of reach: reads are answered from memory, writes wait, and no lease expires"
-            );
-        } else if is_confirmed && self.status.is_frozen() {
-            let now = self.clock.now();
-            let overdue = self.committer.take_expirations();
-            let mut guard = self.registry.order();
-            for (service, id) in overdue {
-                if let Some(entry) = self.registry.get(&service, id.as_str()) {
-                    guard.revive(&entry, now);
-                }
-            }
-            guard.renew_all_leases(now);
-            drop(guard);
-            self.status.freeze(None);
-            tracing::info!("etcd is back");
-        }
-    }
+/// Begins a session, and reads the registry or creates it.
+async fn open(
+    client: &EtcdClient,
+    keys: &KeySpace,
+    settings: &EtcdSettings,
+    (clock, status): (&Clock, &ReplicaStatus),
+    incarnation: Incarnation,
+) -> Result<(RegistryMeta, OwnSession, KeySnapshot), EtcdEngineError> {
+    let first = RegistryMeta::new(incarnation, clock.now().wall, None);
+    let meta = RegistryMeta::decode(&until_answered(START_TIMEOUT, || read_meta(client, keys, first)).await?)?;
+    let began = clock.since_start();
+    let session = until_answered(START_TIMEOUT, || OwnSession::begin(client, keys, &settings.session, None)).await?;
+    status.confirm_session(began);
+    let snapshot = until_answered(START_TIMEOUT, || read_earlier(client, keys, session.epoch)).await?;
+    status.confirm_watch(clock.since_start());
+    Ok((meta, session, snapshot))
 }
 
 fn ticking(period: Duration) -> Interval {

@@ -55,6 +55,11 @@ impl SessionTable {
         Self { names, ..Self::default() }
     }
 
+    /// Names of the replicas.
+    pub fn names(&self) -> Arc<ReplicaNames> {
+        Arc::clone(&self.names)
+    }
+
     /// Adds a session.
     pub fn begin(&mut self, id: SessionId, epoch: SessionEpoch, session: ReplicaSession) {
         self.names.insert(epoch, &session.replica);

@@ -7,6 +7,7 @@ use super::{
     instance_value::SessionHolder,
     keys::RegistryKey,
     position::CommitPosition,
+    replica_session::SessionId,
     session_table::{ReplicaNames, SessionTable},
 };
 use crate::{
@@ -24,6 +25,8 @@ pub struct StoredKeys {
     kept: HashMap<RegistryKey, KeptKey>,
     /// Counted expirations of services, with the revision of etcd of their last change.
     expirations: HashMap<ServiceName, (u64, ExpirationWindow)>,
+    /// Revision of etcd of the note of each lane of each session.
+    notes: HashMap<(SessionId, u8), u64>,
     forgotten_policies: Option<Revision>,
 }
 
@@ -39,6 +42,11 @@ impl StoredKeys {
         Self { sessions: SessionTable::new(names), ..Self::default() }
     }
 
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.sessions.names());
+    }
+
     /// Keeps what is known of a key. An instance is kept only if the registry alone would not be enough.
     pub fn keep(&mut self, key: &RegistryKey, mod_revision: u64, unknown: UnknownFields, is_readable: bool) {
         if is_readable && unknown.is_empty() && matches!(key, RegistryKey::Instance(..)) {
@@ -46,6 +54,19 @@ impl StoredKeys {
         } else {
             self.kept.insert(key.clone(), KeptKey { mod_revision, unknown });
         }
+    }
+
+    /// Keeps the revision of etcd at which an instance was last changed, if the registry has a later one, because it applied the change
+    /// late.
+    pub fn keep_revision(&mut self, key: &RegistryKey, mod_revision: u64, applied: Revision) {
+        if CommitPosition::etcd_revision_of(applied) != mod_revision {
+            self.kept.entry(key.clone()).or_default().mod_revision = mod_revision;
+        }
+    }
+
+    /// Keys whose revisions are kept here.
+    pub fn kept_keys(&self) -> impl Iterator<Item = (&RegistryKey, u64)> {
+        self.kept.iter().map(|(key, kept)| (key, kept.mod_revision))
     }
 
     /// Forgets a key that was removed.
@@ -60,6 +81,19 @@ impl StoredKeys {
         let new = window.count.saturating_sub(earlier);
         self.expirations.insert(service.clone(), (mod_revision, window));
         new
+    }
+
+    /// Keeps the revision of etcd of the note of a lane. `None`: it was removed.
+    pub fn keep_note(&mut self, session: SessionId, lane: u8, mod_revision: Option<u64>) {
+        match mod_revision {
+            Some(revision) => drop(self.notes.insert((session, lane), revision)),
+            None => drop(self.notes.remove(&(session, lane))),
+        }
+    }
+
+    /// Returns the revision of etcd of the note of a lane; 0 if there is none.
+    pub fn note_revision(&self, session: SessionId, lane: u8) -> u64 {
+        self.notes.get(&(session, lane)).copied().unwrap_or(0)
     }
 
     /// Forgets the counted expirations of a service.
@@ -94,8 +128,8 @@ impl StoredKeys {
 
     /// Returns the revision of etcd at which a key was last changed; 0 if it does not exist.
     pub fn guard(&self, key: &RegistryKey, present: Option<&Entry>) -> u64 {
-        let kept = self.kept.get(key).map_or(0, |kept| kept.mod_revision);
-        kept.max(present.map_or(0, |present| CommitPosition::etcd_revision_of(present.modified)))
+        let of_entry = || present.map_or(0, |present| CommitPosition::etcd_revision_of(present.modified));
+        self.kept.get(key).map_or_else(of_entry, |kept| kept.mod_revision)
     }
 
     /// Returns the fields of a key's value that this version does not know.

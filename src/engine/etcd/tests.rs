@@ -150,7 +150,7 @@ proptest! {
 
     #[test]
     fn every_field_of_meta_and_of_expirations_survives_encoding(numbers in any::<[u64; 3]>(), unknown in any::<u64>()) {
-        let meta = RegistryMeta { incarnation: Incarnation(numbers[0]) };
+        let meta = RegistryMeta { incarnation: Incarnation(numbers[0]), revision_offset: numbers[1] };
         prop_assert_eq!(RegistryMeta::decode(&meta.encode()), Ok(meta));
         let [_, count, start] = numbers;
         let window = ExpirationWindow { count, start: UnixMillis(start), ..ExpirationWindow::default() };

@@ -26,7 +26,7 @@ use crate::{
     etcd::{
         EtcdClient, EtcdCompare, EtcdError, EtcdOperation, EtcdOptions, EtcdOptionsError, EtcdRange, EtcdTransaction,
     },
-    model::{Incarnation, Revision},
+    model::{Incarnation, Revision, UnixMillis},
     random,
     registry::{PolicyRevision, SessionEpoch},
 };
@@ -75,16 +75,16 @@ pub fn export(options: EtcdOptions, cluster: &str) -> Result<LoadedRecords, Tran
     let (client, keys) = (EtcdClient::new(options)?, KeySpace::new(cluster));
     let reading = until_answered(START_TIMEOUT, || KeySnapshot::read(&client, &keys, None));
     let snapshot = blocking(reading)??;
+    let meta = snapshot.entries.iter().find(|entry| matches!(keys.decode(&entry.key), Ok(RegistryKey::Meta)));
+    let Some(meta) = meta.map(|entry| RegistryMeta::decode(&entry.value)).transpose()? else {
+        return Err(TransferError::NoRegistry(cluster.to_owned()));
+    };
+    let snapshot = snapshot.with_offset(meta);
     let mut records =
         LoadedRecords { revision: CommitPosition::complete(snapshot.revision), ..LoadedRecords::default() };
-    let mut has_meta = false;
     for entry in snapshot.entries {
         let unreadable = |key, error: DecodeError| UnreadableRecord { key, error };
         match keys.decode(&entry.key) {
-            Ok(RegistryKey::Meta) => {
-                RegistryMeta::decode(&entry.value)?;
-                has_meta = true;
-            }
             Ok(RegistryKey::Instance(service, id)) => {
                 match InstanceValue::decode(&service, &id, &entry.value, entry.mod_revision) {
                     Ok(value) => records.instances.push(value.stored),
@@ -103,16 +103,14 @@ pub fn export(options: EtcdOptions, cluster: &str) -> Result<LoadedRecords, Tran
             },
             // The rest belongs to running replicas, or to other programs.
             Ok(
-                RegistryKey::Session(_)
+                RegistryKey::Meta
+                | RegistryKey::Session(_)
                 | RegistryKey::BatchNote(..)
                 | RegistryKey::ReleaseRequest(_)
                 | RegistryKey::Expirations(_),
             )
             | Err(_) => {}
         }
-    }
-    if !has_meta {
-        return Err(TransferError::NoRegistry(cluster.to_owned()));
     }
     records.instances.sort_unstable_by(|one, other| {
         let key = |stored: &StoredInstance| (stored.instance.service.clone(), stored.instance.id.clone());
@@ -127,8 +125,13 @@ pub fn export(options: EtcdOptions, cluster: &str) -> Result<LoadedRecords, Tran
 /// # Errors
 ///
 /// When etcd does not answer, or has keys of a registry with this name. Nothing is imported then.
-pub fn import(options: EtcdOptions, cluster: &str, records: &LoadedRecords) -> Result<(), TransferError> {
-    let incarnation = Incarnation(random::u64());
+pub fn import(
+    options: EtcdOptions,
+    cluster: &str,
+    records: &LoadedRecords,
+    now: UnixMillis,
+) -> Result<(), TransferError> {
+    let meta = RegistryMeta::new(Incarnation(random::u64()), now, None);
     let client = EtcdClient::new(options)?;
     let importing = async {
         let mut import = EtcdImport { client, keys: KeySpace::new(cluster), cluster, written: Vec::new() };
@@ -138,7 +141,7 @@ pub fn import(options: EtcdOptions, cluster: &str, records: &LoadedRecords) -> R
         if !found.await?.entries.is_empty() {
             return Err(TransferError::NotEmpty(cluster.to_owned(), import.keys.prefix().to_owned()));
         }
-        let imported = import.write(records, incarnation).await;
+        let imported = import.write(records, meta).await;
         if imported.is_err() {
             import.undo().await;
         }
@@ -157,7 +160,7 @@ struct EtcdImport<'a> {
 }
 
 impl EtcdImport<'_> {
-    async fn write(&mut self, records: &LoadedRecords, incarnation: Incarnation) -> Result<(), TransferError> {
+    async fn write(&mut self, records: &LoadedRecords, meta: RegistryMeta) -> Result<(), TransferError> {
         let policies = records.policies.iter().map(TransferredRecord::Policy);
         let instances = records.instances.iter().map(TransferredRecord::Instance);
         let mut batch = Vec::new();
@@ -177,7 +180,7 @@ impl EtcdImport<'_> {
             self.put(batch).await?;
         }
         // Replicas use the keys from here on.
-        self.put(vec![(self.keys.encode(&RegistryKey::Meta), RegistryMeta { incarnation }.encode())]).await
+        self.put(vec![(self.keys.encode(&RegistryKey::Meta), meta.encode())]).await
     }
 
     /// Writes keys, unless a replica has started.

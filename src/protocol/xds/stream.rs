@@ -31,7 +31,7 @@ use super::{
 use crate::{
     app::{ReaderMemory, UserAgent, WatchProtocol, WatchedResource, WatcherGuard, XdsWatch},
     metrics::XdsCounters,
-    model::{ServiceName, topic_of_policies},
+    model::{Incarnation, ServiceName, topic_of_policies},
     transport::{ChangedServices, Connection, MessageSource, NextMessage},
 };
 use policy_changes::mark;
@@ -54,6 +54,8 @@ pub(super) struct AdsStream<Q> {
     opened: Option<Duration>,
     /// Neither was a response sent, nor has a request told that the client continues an earlier stream.
     may_resume: bool,
+    /// Incarnation of the registry that the client was last sent resources of.
+    incarnation: Incarnation,
     ended: bool,
 }
 
@@ -76,6 +78,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
             requests,
             opened: Some(context.clock.since_start()),
             may_resume: true,
+            incarnation: context.engine.registry().incarnation(),
             ended: false,
             api: Arc::clone(api),
         }
@@ -218,6 +221,14 @@ impl<Q: XdsRequest> AdsStream<Q> {
         let stream = Arc::clone(&self.entry.stream);
         let mut guard = stream.state.lock();
         let state = &mut *guard;
+        let registry = self.api.context.engine.registry();
+        let incarnation = registry.incarnation();
+        if mem::replace(&mut self.incarnation, incarnation) != incarnation {
+            // The client keeps what it has until the registry has settled.
+            state.session.hold(registry.is_settling());
+            state.session.all_changed();
+            self.watcher.watcher.waiting.store(registry.is_settling(), Ordering::Relaxed);
+        }
         if self.resume(state) {
             return None;
         }
@@ -234,7 +245,7 @@ impl<Q: XdsRequest> AdsStream<Q> {
         self.counters(response.kind).responses.inc();
         self.watcher.watcher.sent.store(response.revision, Ordering::Relaxed);
         self.watcher.watcher.synced_at.store(now.0, Ordering::Relaxed);
-        Some(frame::response(Q::VARIANT, &response, registry.incarnation()))
+        Some(frame::response(Q::VARIANT, &response, incarnation))
     }
 
     fn end(&mut self, status: Status) -> Poll<Option<NextMessage>> {

@@ -308,3 +308,37 @@ fn announced_report_is_seen_by_readers_only_if_it_changes_the_status() {
     let known = entry.instance.checks.get("c").unwrap();
     assert_eq!((known.status, known.announced_reports, seen().0), (CheckStatus::Critical, 2, before.0 + 1));
 }
+
+#[test]
+fn expiration_that_did_not_know_of_one_elsewhere_is_judged_again() {
+    let replica = Replica::new();
+    for (number, instance) in (1..=20).map(|number| (number, format!("i{number:02}"))) {
+        // Two here fall silent, and three elsewhere: each is less than a fifth, and both together are more.
+        let holder = if number <= 2 { HERE } else { ELSEWHERE };
+        replica.put(&instance, number, holder, 0);
+    }
+    let expired = replica.sweep(100, TTL + 100);
+    assert!(expired.iter().all(is_expire) && expired.len() == 2, "{expired:?}");
+    let leases: Vec<_> = expired
+        .iter()
+        .map(|command| match command {
+            Command::Expire(lease) => Arc::clone(lease),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(leases.iter().all(|lease| !replica.0.is_outdated_expiration(lease)));
+    // Another replica expires three at the same moment, and its batch is first.
+    for instance in ["i03", "i04", "i05"] {
+        replica.remove(instance, RemovalReason::Expired, TTL + 110);
+    }
+    for lease in &leases {
+        assert!(replica.0.is_outdated_expiration(lease));
+        let entry = replica.get(lease.instance.as_str()).unwrap();
+        replica.0.order().judge_again(&entry, at(TTL + 120));
+    }
+    let status = replica.0.self_preservation_of(&name("web"), TTL + 120);
+    assert_eq!(status.input.recent_expirations, 3, "those here were not carried out");
+    let judged = replica.sweep(TTL + 200, TTL + 400);
+    assert_eq!(judged.iter().filter(|command| matches!(command, Command::Suspect(_))).count(), 2, "{judged:?}");
+    assert!(!judged.iter().any(is_expire), "{judged:?}");
+}

@@ -165,7 +165,7 @@ fn values_of_format_1_are_decoded() {
     assert_eq!(PolicyValue::decode(&scope, &stored_bytes("etcd/policy"), 9), Ok(expected));
     assert_eq!(BatchNote::decode(&stored_bytes("etcd/note")), Ok(note()));
     assert_eq!(ReplicaSession::decode(&stored_bytes("etcd/session")), Ok(session()));
-    let meta = RegistryMeta { incarnation: Incarnation(0x0102_0304_0506_0708) };
+    let meta = RegistryMeta { incarnation: Incarnation(0x0102_0304_0506_0708), revision_offset: 0 };
     assert_eq!(RegistryMeta::decode(&stored_bytes("etcd/meta")), Ok(meta));
     let window = ExpirationWindow { count: 300, start: UnixMillis(1_700_000_000_000), ..ExpirationWindow::default() };
     assert_eq!(ExpirationWindow::decode(&stored_bytes("etcd/expirations")), Ok(window));
