@@ -42,8 +42,8 @@ const MAX_COMMANDS: usize = 100;
 const MAX_SHARED_TOGETHER: usize = 25;
 /// Size of the values from which on a batch takes no further command, in bytes.
 const MAX_BATCH_BYTES: usize = 1024 * 1024;
-/// Maximum time that a caller waits for etcd.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum time that a caller waits for etcd. It is looked at on each tick of the replica, so that a caller has its answer within 2 s.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(1_800);
 /// Time after which a batch without an outcome counts as stalled.
 const STALL_TIME: Duration = Duration::from_millis(200);
 
