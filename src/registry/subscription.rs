@@ -47,7 +47,7 @@ pub enum Step {
     /// Nothing until the registry has settled: the token is of an earlier incarnation, whose instances may still register
     /// again.
     Settling,
-    /// Nothing until the registry has applied this revision, which another replica has sent to the reader.
+    /// The reader waits until the registry has applied this revision, which another replica has sent to it.
     Behind(Revision),
 }
 

@@ -159,6 +159,15 @@ impl FollowedWatch {
         Self { known, disconnections, task }
     }
 
+    /// Starts some, and waits until they know all instances.
+    async fn start_all(servers: &Servers) -> Vec<Self> {
+        let mut watches: Vec<_> = (0..INSTANCES).map(|_| Self::start(servers)).collect();
+        for watch in &mut watches {
+            watch.knows(2 * INSTANCES).await;
+        }
+        watches
+    }
+
     /// Waits until the watch knows this number of instances.
     async fn knows(&mut self, count: usize) {
         within("the instances", self.known.wait_for(|known| known.len() == count)).await.unwrap();
@@ -202,13 +211,7 @@ async fn heartbeating_instances_of_a_replica_that_alone_is_cut_off_are_never_abs
     }
     let mut healthy = FollowedWatch::start(&servers(&[&two]));
     healthy.knows(2 * INSTANCES).await;
-    let mut watches = Vec::new();
-    for _ in 0..INSTANCES {
-        watches.push(FollowedWatch::start(&all));
-    }
-    for watch in &mut watches {
-        watch.knows(2 * INSTANCES).await;
-    }
+    let mut watches = FollowedWatch::start_all(&all).await;
     let running = raw.into_iter().map(|mut program| {
         tokio::spawn(async move {
             let _running = timeout(Duration::from_secs(70), program.run()).await;
@@ -267,13 +270,7 @@ async fn etcd_that_is_away_for_all_removes_nothing_and_costs_few_reconnections()
         let id = format!("raw-{number}");
         raw.push(RawProgram::register(&clients, number % 3, &id, ttl_of(number)).await);
     }
-    let mut watches = Vec::new();
-    for _ in 0..INSTANCES {
-        watches.push(FollowedWatch::start(&all));
-    }
-    for watch in &mut watches {
-        watch.knows(2 * INSTANCES).await;
-    }
+    let watches = FollowedWatch::start_all(&all).await;
     let running = raw.into_iter().map(|mut program| {
         tokio::spawn(async move {
             let _running = timeout(OUTAGE + Duration::from_secs(30), program.run()).await;

@@ -1,4 +1,4 @@
-//! What an instance keeps when another replica begins to hold it: the status of its checks, and the mark of an operator.
+//! Take-over keeps the status of an instance's checks, and the mark of an operator.
 
 use std::time::Duration;
 

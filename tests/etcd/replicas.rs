@@ -51,7 +51,7 @@ pub(super) async fn register(client: &TestClient, id: &str) -> Bytes {
 }
 
 /// Sends heartbeats at a third of the TTL for as long as it is polled.
-async fn heartbeat(client: &TestClient, lease: &Bytes) {
+pub(super) async fn heartbeat(client: &TestClient, lease: &Bytes) {
     let mut stream = HeartbeatStream::open(client).await;
     let mut ticks = interval(Duration::from_secs_f64(TTL / 3.0));
     loop {

@@ -3,28 +3,23 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
-use callboard::pb::callboard::v1::{LeaseState, RegisterRequest};
+use callboard::pb::callboard::v1::RegisterRequest;
 use tempfile::TempDir;
-use tokio::time::{interval, timeout};
+use tokio::time::timeout;
 use tonic::Code;
 
-use super::security::{enable_authentication, permit};
-use crate::harness::{
-    CertFiles, EtcdCluster, HeartbeatStream, Reader, ServerProcess, TestCa, TestClient, instance, seconds, wall, within,
+use super::{
+    replicas::{TTL, heartbeat, request},
+    security::{enable_authentication, permit},
 };
+use crate::harness::{CertFiles, EtcdCluster, Reader, ServerProcess, TestCa, TestClient, seconds, wall, within};
 
 /// Prefix of the keys of the registry `default`.
 const PREFIX: &str = "/callboard/v1/default/";
-/// TTL of the instances in seconds.
-const TTL: f64 = 3.0;
 /// Time for which registrations go on, in which etcd's tokens expire more than once.
 const WRITING: Duration = Duration::from_secs(6);
 /// Flag of etcd with a short TTL of its tokens in seconds.
 const SHORT_TOKENS: &str = "--auth-token-ttl=2";
-
-fn request(id: &str) -> RegisterRequest {
-    RegisterRequest { ttl: seconds(TTL), ..instance("web", id) }
-}
 
 async fn replica(etcd: &EtcdCluster, settings: &[&str]) -> ServerProcess {
     ServerProcess::start(&[&["--etcd", &etcd.endpoints()], settings].concat()).await
@@ -131,16 +126,6 @@ async fn replicas_with_role_for_their_prefix_outlive_tokens_and_a_revoked_permis
     one.child.signal(rustix::process::Signal::TERM);
     let log = one.child.ended().await.stderr;
     assert!(log.contains("permission denied; grant the user a role that may read and write the keys"), "{log}");
-}
-
-/// Sends heartbeats for as long as it is polled.
-async fn heartbeat(client: &TestClient, lease: &Bytes) {
-    let mut stream = HeartbeatStream::open(client).await;
-    let mut ticks = interval(Duration::from_secs_f64(TTL / 3.0));
-    loop {
-        ticks.tick().await;
-        assert_eq!(stream.beat(&[lease]).await.unwrap().0, [LeaseState::Held]);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -139,9 +139,9 @@ impl Committer {
         let mut decider = Decider::new(&registry, stored, self.holder(), now);
         let (mut requests, mut bytes) = (Vec::new(), 0);
         let mut blocked = HashSet::new();
-        let (mut skipped, mut waiting) = (Vec::new(), self.queue.take());
+        let mut skipped = Vec::new();
         let (elsewhere, mut here) = (self.services_expiring(), HashSet::new());
-        while let Some(queued) = waiting.pop_front() {
+        while let Some(queued) = self.queue.pop_front() {
             let targets = queued.request.targets();
             let is_alone = targets.len() > MAX_SHARED_TOGETHER;
             let expires = queued.request.expiring_service();
@@ -163,7 +163,7 @@ impl Committer {
                 break;
             }
         }
-        skipped.into_iter().chain(waiting).for_each(|queued| self.queue.push_back(queued));
+        skipped.into_iter().rev().for_each(|queued| self.queue.push_front(queued));
         requests
     }
 

@@ -44,7 +44,7 @@ pub struct KeyChange {
 pub enum CommandEffect {
     /// This key changes.
     Changes(RegistryKey),
-    /// Nothing changes: this is the present entry.
+    /// The command changes nothing. This is the present entry.
     NoOp(Option<Arc<Entry>>),
 }
 

@@ -27,6 +27,12 @@ impl RequestQueue {
         self.requests.push_front(queued);
     }
 
+    /// Takes the first request.
+    pub fn pop_front(&mut self) -> Option<QueuedRequest> {
+        self.forget_changing();
+        self.requests.pop_front()
+    }
+
     /// Takes all requests.
     pub fn take(&mut self) -> VecDeque<QueuedRequest> {
         self.forget_changing();

@@ -4,7 +4,7 @@ use super::{keys::KeySpace, registry_meta::RegistryMeta};
 use crate::etcd::{EtcdChange, EtcdClient, EtcdEntry, EtcdError, EtcdRevisionBatch};
 
 /// Number of keys that one request reads.
-const PAGE_KEYS: usize = 2_000;
+pub const PAGE_KEYS: usize = 2_000;
 
 /// All keys of a registry at one revision of etcd.
 #[derive(Debug)]

@@ -166,8 +166,8 @@ impl WriteGuard<'_> {
     }
 }
 
-/// Renews the lease with which an accepted registration continues. `requested`: the boot, the terms, and the id of a new lease
-/// for the case that the present one has just expired.
+/// Renews the lease with which an accepted registration continues. `requested`: the boot, the terms, and the id of the lease
+/// that replaces the present one if that has just expired.
 pub(super) fn renew(
     decision: Decision,
     entry: &Entry,

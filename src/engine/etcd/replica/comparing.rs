@@ -11,6 +11,7 @@ use crate::{
         follower::{MAX_FOLLOWED, follow},
         keys::RegistryKey,
         position::CommitPosition,
+        snapshot::PAGE_KEYS,
     },
     etcd::{EtcdEntry, EtcdError, EtcdPages},
     random,
@@ -20,8 +21,6 @@ use crate::{
 pub(super) const INTERVAL: Duration = Duration::from_mins(1);
 /// Maximum time by which an interval is longer, so that replicas do not read at the same time.
 const MAX_JITTER_MS: u64 = 20_000;
-/// Number of keys that one request reads.
-const PAGE_KEYS: usize = 2_000;
 /// Time between two requests: 100,000 keys take 10 s.
 const PAGE_DELAY: Duration = Duration::from_millis(200);
 
