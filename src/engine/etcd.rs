@@ -151,7 +151,7 @@ pub enum EtcdEngineError {
     Replaced(String),
     /// etcd did not send the latest changes in time.
     #[error(
-        "etcd did not send the latest changes within 30 s: look at the health of its members, and start the replica again"
+        "etcd sent none of the latest changes for 30 s: look at the health of its members, and start the replica again"
     )]
     CatchUp,
     /// The replica panicked.

@@ -3,6 +3,8 @@
 //! Outcomes come from the watch, not from the replies: once the watch has applied the revision with the note of a batch, a command
 //! whose keys changed at that revision is done.
 
+mod giving_up;
+
 use std::{
     collections::{BTreeMap, HashSet},
     mem,
@@ -13,7 +15,7 @@ use std::{
 use super::{
     applier::{AppliedBatch, AppliedNote},
     batch::{Batch, ExpirationChange, InFlightRequest, Lane, QueuedRequest},
-    decision::{CommandEffect, Decider, RETRY_DELAY},
+    decision::{CommandEffect, Decider},
     instance_value::SessionHolder,
     keys::KeySpace,
     own_session::OwnSession,
@@ -30,7 +32,7 @@ use crate::{
     },
     etcd::EtcdTransaction,
     metrics::EtcdMetrics,
-    model::{InstanceId, ServerActor, ServiceName},
+    model::{ServerActor, ServiceName},
     registry::{ClockReading, Command, CommandOutcome, PolicyOutcome, Registry},
 };
 
@@ -42,8 +44,6 @@ const MAX_COMMANDS: usize = 100;
 const MAX_SHARED_TOGETHER: usize = 25;
 /// Size of the values from which on a batch takes no further command, in bytes.
 const MAX_BATCH_BYTES: usize = 1024 * 1024;
-/// Maximum time that a caller waits for etcd. It is looked at on each tick of the replica, so that a caller has its answer within 2 s.
-const WRITE_TIMEOUT: Duration = Duration::from_millis(1_800);
 /// Time after which a batch without an outcome counts as stalled.
 const STALL_TIME: Duration = Duration::from_millis(200);
 
@@ -344,47 +344,6 @@ impl Committer {
         }
     }
 
-    /// Answers the callers that have waited for too long, and drops their requests.
-    pub fn expire_callers(&mut self, now: Duration) {
-        // They are rejected when they are decided again.
-        self.releases.expire(now).into_iter().for_each(|queued| self.queue.push_back(queued));
-        let is_late =
-            |queued: &QueuedRequest| !queued.request.is_internal() && now.saturating_sub(queued.since) > WRITE_TIMEOUT;
-        for queued in self.queue.take_if(is_late) {
-            let error = if queued.done.is_empty() { unavailable() } else { unconfirmed() };
-            self.reject(queued.request, error);
-        }
-        for lane in 0..LANES {
-            let is_over = self.lanes[lane].in_flight.as_ref().is_some_and(|batch| {
-                // A batch without callers ends, too, so that it does not keep its lane from others while etcd is away.
-                now.saturating_sub(batch.since) > WRITE_TIMEOUT
-                    || batch.requests.iter().any(|request| is_late(&request.queued))
-            });
-            if is_over && let Some(batch) = self.lanes[lane].in_flight.take() {
-                self.give_up(batch, now);
-            }
-        }
-    }
-
-    /// Ends a batch whose callers have waited for too long. The commands of the replica itself are decided again.
-    fn give_up(&mut self, batch: Batch, now: Duration) {
-        for request in batch.requests.into_iter().rev() {
-            for target in request.queued.request.targets() {
-                self.in_flight.remove(&target);
-            }
-            let waited = now.saturating_sub(request.queued.since);
-            if request.queued.request.is_internal() {
-                self.queue.push_front(request.queued);
-            } else if waited > WRITE_TIMEOUT / 2 {
-                let error = unconfirmed();
-                self.reject(request.queued.request, error);
-            } else {
-                // Whether it was executed shows when it is decided again.
-                self.queue.push_front(request.queued);
-            }
-        }
-    }
-
     /// Continues in another incarnation.
     pub fn set_meta(&mut self, meta: RegistryMeta) {
         self.meta = meta;
@@ -401,30 +360,6 @@ impl Committer {
         self.in_flight.clear();
     }
 
-    /// Removes the waiting expirations, and returns their instances: a heartbeat may not have arrived.
-    pub fn take_expirations(&mut self) -> Vec<(ServiceName, InstanceId)> {
-        let mut taken = Vec::new();
-        for queued in self.queue.take_if(|queued| queued.request.expiring_service().is_some()) {
-            if let WriteRequest::One(Command::Expire(lease), ..) = &queued.request {
-                taken.push((lease.service.clone(), lease.instance.clone()));
-            }
-            self.finish_part(queued, vec![self.unchanged(CommandEffect::NoOp(None))]);
-        }
-        taken
-    }
-
-    /// Rejects everything that waits.
-    pub fn stop(&mut self) {
-        for queued in self.releases.stop().into_iter().chain(self.queue.take()) {
-            self.reject(queued.request, EngineError::Stopped);
-        }
-        for lane in &mut mem::take(&mut self.lanes) {
-            for request in lane.in_flight.take().into_iter().flat_map(|batch| batch.requests) {
-                self.reject(request.queued.request, EngineError::OutcomeUnknown);
-            }
-        }
-    }
-
     fn reject(&self, request: WriteRequest, error: EngineError) {
         self.answered();
         request.reject(error);
@@ -433,10 +368,6 @@ impl Committer {
     fn answered(&self) {
         self.status.waiting.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn unavailable() -> EngineError {
-    EngineError::Unavailable { reason: "etcd did not answer within 2 s".to_owned(), retry: RETRY_DELAY }
 }
 
 fn unconfirmed() -> EngineError {

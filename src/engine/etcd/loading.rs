@@ -18,6 +18,8 @@ use crate::{
     registry::SessionEpoch,
 };
 
+/// Time in which etcd has to answer at the start of a replica.
+pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Number of revisions of etcd that a starting replica replays.
 const REPLAYED_REVISIONS: u64 = 4_096;
 /// Maximum time of a read of etcd's newest revision.

@@ -3,6 +3,7 @@
 mod asking;
 mod comparing;
 mod resetting;
+mod starting;
 mod upkeep;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -19,19 +20,19 @@ use tokio_stream::{StreamExt, StreamMap};
 
 use comparing::ReadPage;
 use resetting::{BegunSession, NewHistory};
+use starting::renew;
 
 use super::{
-    EtcdDependencies, EtcdEngineError, EtcdSettings,
+    EtcdSettings,
     applier::{AppliedBatch, Applier},
     committer::Committer,
     comparison::Comparison,
-    follower::{Followed, MAX_FOLLOWED, follow},
+    follower::Followed,
     keys::KeySpace,
-    loading::{ReloadError, read_earlier, read_meta, until_answered},
-    own_session::{OwnSession, RENEWAL_INTERVAL},
-    position::CommitPosition,
+    loading::ReloadError,
+    own_session::RENEWAL_INTERVAL,
     registry_meta::RegistryMeta,
-    snapshot::{KeySnapshot, batch_with_offset},
+    snapshot::batch_with_offset,
     status::ReplicaStatus,
     stored_keys::StoredKeys,
     takeovers::Takeovers,
@@ -42,12 +43,10 @@ use crate::{
     engine::{OutcomeSender, write_request::WriteRequest},
     etcd::{EtcdClient, EtcdError, EtcdErrorKind, EtcdResponse, EtcdTransaction, EtcdTransactionResult},
     metrics::EtcdMetrics,
-    model::{Incarnation, InstanceId, LeaseId, Revision, ServiceName},
+    model::{InstanceId, LeaseId, Revision, ServiceName},
     registry::{ClockReading, Registry, SessionEpoch},
 };
 
-/// Time in which etcd has to answer at the start of a replica.
-pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval at which time-outs and orphans are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// Time after which a batch whose reply was lost is sent again.
@@ -132,90 +131,6 @@ impl Drop for EtcdReplica {
 }
 
 impl EtcdReplica {
-    /// Reads the registry from etcd and begins a session.
-    pub async fn start(
-        settings: EtcdSettings,
-        dependencies: EtcdDependencies,
-        status: Arc<ReplicaStatus>,
-    ) -> Result<Self, EtcdEngineError> {
-        let EtcdDependencies { clock, listener, metrics, incarnation, settle } = dependencies;
-        let client = EtcdClient::new(settings.options.clone())?;
-        let keys = KeySpace::new(&settings.cluster);
-        let (meta, session, snapshot) = open(&client, &keys, &settings, (&clock, &status), incarnation).await?;
-        let now = clock.now();
-        let (from, snapshot) = (snapshot.revision + 1, snapshot.with_offset(meta));
-        let start = CommitPosition::complete(snapshot.revision);
-        let registry = Arc::new(Registry::new(meta.incarnation, start, now, listener));
-        registry.order().set_start_revision(CommitPosition::complete(meta.revision_offset));
-        registry.order().set_session(session.epoch);
-        let mut stored = StoredKeys::new(Arc::clone(&status.replica_names));
-        let mut applier = Applier::new(Arc::clone(&registry), keys.clone(), meta);
-        applier.restore(snapshot, &mut stored, now);
-        let (sender, followed) = mpsc::channel(MAX_FOLLOWED);
-        let progress = Arc::<Notify>::default();
-        let following = follow(client.clone(), keys.clone(), Some(from), sender, Arc::clone(&progress));
-        let following = tokio::spawn(following);
-        let replica = settings.session.replica.clone();
-        let committer = Committer::new(
-            Arc::clone(&registry),
-            (keys.clone(), meta),
-            Arc::clone(&status),
-            metrics.clone(),
-            replica,
-            session,
-        );
-        let next_comparison = clock.since_start() + comparing::INTERVAL;
-        let takeovers = Takeovers::new(Arc::clone(&registry), metrics.clone());
-        let endpoint = client.current_endpoint().to_owned();
-        let mut replica = Self {
-            client,
-            settings,
-            keys,
-            registry,
-            clock,
-            status,
-            stored,
-            applier,
-            committer,
-            metrics,
-            endpoint,
-            last_error: None,
-            followed,
-            following,
-            takeovers,
-            next_forgetting: Duration::ZERO,
-            comparison: None,
-            next_comparison,
-            replaced: None,
-            settle,
-            meta,
-            is_session_lost: false,
-            readers: WaitingReaders::default(),
-            progress,
-        };
-        replica.catch_up().await?;
-        Ok(replica)
-    }
-
-    /// Applies the changes up to the beginning of the session.
-    async fn catch_up(&mut self) -> Result<(), EtcdEngineError> {
-        let goal = CommitPosition::complete(self.meta.with_offset(self.committer.session().epoch.0));
-        let following = async {
-            while self.registry.applied() < goal {
-                let Some(followed) = self.followed.recv().await else { return Err(EtcdEngineError::Panicked) };
-                self.take_followed(followed);
-                if let Some(evidence) = self.replaced.take() {
-                    return Err(EtcdEngineError::Replaced(evidence));
-                }
-            }
-            Ok(())
-        };
-        timeout(START_TIMEOUT, following).await.unwrap_or(Err(EtcdEngineError::CatchUp))?;
-        let own = self.committer.session().epoch;
-        self.takeovers.sessions_ended_unseen(own, &self.stored, self.clock.now());
-        Ok(())
-    }
-
     /// Registry of the replica.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
@@ -418,16 +333,8 @@ impl EtcdReplica {
     }
 
     fn renew(&self) -> Reply<Result<bool, EtcdError>> {
-        let (client, lease, clock, status) =
-            (self.client.clone(), self.committer.session().lease, Arc::clone(&self.clock), Arc::clone(&self.status));
-        Box::pin(async move {
-            let sent = clock.since_start();
-            let renewed = OwnSession::renew(client, lease).await;
-            if matches!(renewed, Ok(true)) {
-                status.confirm_session(sent);
-            }
-            renewed
-        })
+        let lease = self.committer.session().lease;
+        Box::pin(renew(self.client.clone(), lease, Arc::clone(&self.clock), Arc::clone(&self.status)))
     }
 
     fn take_renewal(&mut self, renewed: Result<bool, EtcdError>) {
@@ -461,24 +368,6 @@ impl EtcdReplica {
             self.freeze_if_unconfirmed();
         }
     }
-}
-
-/// Begins a session, and reads the registry or creates it.
-async fn open(
-    client: &EtcdClient,
-    keys: &KeySpace,
-    settings: &EtcdSettings,
-    (clock, status): (&Clock, &ReplicaStatus),
-    incarnation: Incarnation,
-) -> Result<(RegistryMeta, OwnSession, KeySnapshot), EtcdEngineError> {
-    let first = RegistryMeta::new(incarnation, clock.now().wall, None);
-    let meta = RegistryMeta::decode(&until_answered(START_TIMEOUT, || read_meta(client, keys, first)).await?)?;
-    let began = clock.since_start();
-    let session = until_answered(START_TIMEOUT, || OwnSession::begin(client, keys, &settings.session, None)).await?;
-    status.confirm_session(began);
-    let snapshot = until_answered(START_TIMEOUT, || read_earlier(client, keys, session.epoch)).await?;
-    status.confirm_watch(clock.since_start());
-    Ok((meta, session, snapshot))
 }
 
 fn ticking(period: Duration) -> Interval {

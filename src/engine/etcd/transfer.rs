@@ -7,11 +7,10 @@ use tokio::runtime;
 use super::{
     instance_value::{InstanceValue, SessionHolder},
     keys::{KeySpace, RegistryKey},
-    loading::until_answered,
+    loading::{START_TIMEOUT, until_answered},
     policy_value::PolicyValue,
     position::{CommitPosition, CommitSlot},
     registry_meta::{MetaError, RegistryMeta},
-    replica::START_TIMEOUT,
     snapshot::KeySnapshot,
 };
 use crate::{

@@ -2,7 +2,10 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::{AppliedBatch, Applier, ChangedInstance, applied_note, read_expirations, read_instance, read_policy};
+use super::{
+    AppliedBatch, Applier, ChangedInstance,
+    reading::{applied_note, read_expirations, read_instance, read_policy},
+};
 use crate::{
     engine::etcd::{
         batch_note::BatchNote, keys::RegistryKey, position::CommitPosition, registry_meta::RegistryMeta,
