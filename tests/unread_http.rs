@@ -18,18 +18,30 @@ use crate::harness::{
 };
 
 const INSTANCES: u32 = 3_000;
+/// Instances of which large answers are made quickly.
+const QUICK: Size = Size { instances: 1_000, long_values: 7 };
+const USUAL: Size = Size { instances: INSTANCES, long_values: 1 };
 const ATTACKER: &str = "127.0.0.1";
 const OTHER: &str = "127.0.0.2";
 const WATCH: &str = "/callboard.v1.DiscoveryService/Watch";
 
-async fn register_many(serve: &ServerProcess) -> TestClient {
+/// Size of a service.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    instances: u32,
+    /// Number of values of 200 bytes in the metadata of each instance.
+    long_values: u32,
+}
+
+async fn register_many(serve: &ServerProcess, size: Size) -> TestClient {
     let client = serve.client().await;
     let mut registering = JoinSet::new();
     for part in 0..50 {
         let client = client.clone();
         registering.spawn(async move {
-            for number in 0..INSTANCES / 50 {
-                let metadata = [("zone".to_owned(), "a".to_owned()), ("build".to_owned(), "x".repeat(200))].into();
+            for number in 0..size.instances / 50 {
+                let long = (0..size.long_values).map(|key| (format!("build{key}"), "x".repeat(200)));
+                let metadata = long.chain([("zone".to_owned(), "a".to_owned())]).collect();
                 let request =
                     RegisterRequest { ttl: seconds(600.0), metadata, ..instance("web", &format!("i{part}-{number}")) };
                 client.register(request).await.unwrap();
@@ -99,7 +111,7 @@ async fn growth(serve: &ServerProcess, before: u64, span: Duration) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unread_targets_take_bounded_memory_and_leave_answers_to_others() {
     let serve = ServerProcess::start(&[]).await;
-    register_many(&serve).await;
+    register_many(&serve, USUAL).await;
     assert_gets_pages(OTHER, &serve).await;
     let before = serve.resident();
     // Each request differs, so that no two share an answer.
@@ -139,7 +151,7 @@ async fn unread_targets_take_bounded_memory_and_leave_answers_to_others() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unread_answers_of_many_readers_count_once() {
     let serve = ServerProcess::start(&[]).await;
-    register_many(&serve).await;
+    register_many(&serve, USUAL).await;
     for path in ["/prometheus/sd", "/v1/health/service/web", "/v1/catalog/service/web"] {
         // The answer is made before, and shared by all readers.
         response(request(OTHER, serve.http, path).await).await;
@@ -161,7 +173,7 @@ async fn unread_answers_of_many_readers_count_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocking_queries_that_wake_together_are_all_answered() {
     let serve = ServerProcess::start(&[]).await;
-    let first = register_many(&serve).await;
+    let first = register_many(&serve, QUICK).await;
     let (_, answer) = response(request(OTHER, serve.http, "/v1/health/service/web").await).await;
     let index = answer.lines().find_map(|line| line.strip_prefix("X-Consul-Index: ")).unwrap();
     let mut waiting = Vec::new();
@@ -202,7 +214,7 @@ async fn unread_snapshots_of_one_connection_take_bounded_memory() {
     // Without a window, and with one in which a message begins.
     for window in [0, 1] {
         let serve = ServerProcess::start(&[]).await;
-        register_many(&serve).await;
+        register_many(&serve, USUAL).await;
         let (_unread, grew) = watches(&serve, window).await;
         println!("{grew} MiB for 1,000 unread snapshots");
         assert!(grew < 25, "{grew} MiB");
@@ -216,7 +228,7 @@ async fn unread_snapshots_of_one_connection_take_bounded_memory() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_filtered_watches_of_one_connection_that_reads_are_all_synced() {
     let serve = ServerProcess::start(&[]).await;
-    register_many(&serve).await;
+    register_many(&serve, USUAL).await;
     let client = serve.client().await;
     let mut reading = JoinSet::new();
     for _ in 0..60 {

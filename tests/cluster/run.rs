@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     agreement::{Instances, agree, shown},
     fault::Fault,
-    test_cluster::{SIZE, Surroundings, TestCluster},
+    test_cluster::{ReplicaAddresses, SIZE, Surroundings, TestCluster},
     work::{LIVE, TICKS, WRITTEN},
     workload::{WorkRecords, Workload, first_lost},
 };
@@ -144,15 +144,13 @@ impl FaultRun {
         let looked = wall();
         let addresses = self.cluster.addresses();
         let mut held = Vec::new();
-        let mut events = BTreeMap::new();
         for replica in 0..SIZE {
-            let client = addresses.client(replica);
-            held.push(Held::by(&client.self_preservation_events().await));
-            let own = client.events().await.into_iter().map(|event: Event| (event.revision, event));
-            events.extend(own);
+            held.push(Held::by(&addresses.client(replica).self_preservation_events().await));
         }
-        let newest = *events.keys().next_back().expect("something happened");
+        let newest = *events(&addresses).await.keys().next_back().expect("something happened");
         let records = within("the end of all clients", work.finish(newest)).await;
+        // Leases expire meanwhile: readers have seen changes after that revision.
+        let events = events(&addresses).await;
         let ticked = Span { from: self.began, to: ended };
         let figures = figures(&records, ticked);
         println!("{figures:?}");
@@ -190,6 +188,16 @@ impl FaultRun {
         let stalls = Stalls::of_this_machine();
         orphan_goes::check(&lifetimes, &gone, faults, held, looked, |span| stalls.between(span)).unwrap();
     }
+}
+
+/// Returns the events of all replicas by revision.
+async fn events(addresses: &ReplicaAddresses) -> BTreeMap<u64, Event> {
+    let mut events = BTreeMap::new();
+    for replica in 0..SIZE {
+        let own = addresses.client(replica).events().await;
+        events.extend(own.into_iter().map(|event| (event.revision, event)));
+    }
+    events
 }
 
 /// Checks that no watcher lost an instance with heartbeats. Prints the events of one that was lost.

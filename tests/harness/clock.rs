@@ -13,7 +13,7 @@ pub struct Span {
 }
 
 /// Time after which a test gives up. It bounds a hang and asserts no guarantee.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 #[expect(clippy::disallowed_methods, reason = "tests measure from outside")]
 pub fn wall() -> Wall {
