@@ -35,7 +35,7 @@ fn is_loopback(peer: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_of_write_over_grpc_names_the_connection_on_every_engine() {
-    for engine in [Engine::Memory, Engine::Disk] {
+    for engine in Engine::all() {
         let server = TestServer::on(engine, |_| {});
         let (one, other) = (server.client().await, server.client().await);
         one.register(instance("web", "a")).await.unwrap();

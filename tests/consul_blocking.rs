@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     consul_replay::{client, recording::Answer},
-    harness::{ServerProcess, TestClient, instance, metric_becomes, seconds, within},
+    harness::{Engine, ServerProcess, TestClient, instance, metric_becomes, seconds, within},
 };
 
 const BLOCKING_QUERIES: &str = "callboard_blocking_queries";
@@ -348,6 +348,9 @@ async fn blocking_query_is_woken_by_changes_of_its_answer_only() {
                 }
                 assert!(answer.index() >= before.index(), "{what}: {path}: {answer:?} after {before:?}");
                 assert_ne!(mark(after), mark(before), "{what}: {path}");
+            } else if *name == "consul" && Engine::usual() == Engine::Etcd {
+                // With replicas, each change of the last service that went wakes it: another replica may have shown its instances.
+                query.abort();
             } else {
                 let same = mark(after) == mark(before) || ABSENT.contains(name) && after.index() > before.index();
                 assert!(same, "{what}: {path} tells of nothing that it shows: {before:?} {after:?}");

@@ -70,8 +70,9 @@ struct History {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_history_in_memory_keeps_all_invariants() {
-    Box::pin(assert_all_invariants(Engine::Memory)).await;
+async fn concurrent_history_in_memory_or_etcd_keeps_all_invariants() {
+    let engine = if Engine::usual() == Engine::Etcd { Engine::Etcd } else { Engine::Memory };
+    Box::pin(assert_all_invariants(engine)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::harness::{Child, Engine, ServerProcess, TestClient, TestServer, instance, metric, within};
+use crate::harness::{Child, Engine, ServerProcess, TestClient, TestServer, instance, metric, metric_becomes, within};
 
 fn value(json: &serde_json::Value) -> Value {
     let kind = match json {
@@ -87,7 +87,7 @@ fn reason(status: &Status) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn policy_is_set_read_and_removed_with_its_revisions_on_every_engine() {
-    for engine in [Engine::Memory, Engine::Disk] {
+    for engine in Engine::all() {
         let server = TestServer::on(engine, |_| {});
         let client = server.client().await;
         let never = get(&client, "web").await;
@@ -302,10 +302,12 @@ async fn one_of_two_clients_that_expect_the_same_revision_wins() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn write_of_a_client_that_leaves_is_complete_or_absent() {
-    for engine in [Engine::Memory, Engine::Disk] {
+    for engine in Engine::all() {
         let server = TestServer::on(engine, |_| {});
         let client = server.client().await;
         let mut before = document(&json!({}));
+        let connections = "callboard_open_connections{listener=\"grpc\"}";
+        let open = metric(server.http(), connections).await;
         for round in 1..=40_u64 {
             let after = json!({"timeout": format!("{round}s"), "shed": round});
             let mut leaving = server.client().await.admin;
@@ -320,6 +322,7 @@ async fn write_of_a_client_that_leaves_is_complete_or_absent() {
             }
             drop(call);
             drop(leaving);
+            metric_becomes(server.http(), connections, |now| now <= open).await;
             let found = present(&client, "web").await;
             assert!(found == before || found == document(&after), "{found:?}");
             // A write that the registry has received is done before a later one.

@@ -9,7 +9,7 @@ use callboard::{
 };
 
 use crate::{
-    harness::{Filter, InMemory, Reader, Scope, TestClient, TestServer, What, instance},
+    harness::{Engine, Filter, InMemory, Reader, Scope, TestClient, TestServer, What, instance},
     invariant::{self, ReferenceHistory},
 };
 
@@ -98,6 +98,9 @@ async fn token_that_does_not_fit_is_answered_with_reset_and_reason() {
     assert_eq!(reason(&first_message(&client, old.into()).await), Some(ResetReason::Compacted));
     let mut future = token.to_vec();
     future[9..17].copy_from_slice(&(u64::MAX >> 1).to_be_bytes());
+    if Engine::usual() == Engine::Etcd {
+        return; // another replica may have such a revision, and the watch waits for it
+    }
     assert_eq!(reason(&first_message(&client, future.into()).await), Some(ResetReason::FutureRevision));
 }
 

@@ -177,10 +177,14 @@ impl ServerProcess {
     }
 
     pub async fn start_at(grpc: &str, more: &[&str]) -> Self {
-        let data = if more.contains(&"--data-dir") { None } else { Engine::usual().data() };
+        let engine = (!more.iter().any(|argument| ["--data-dir", "--etcd"].contains(argument))).then(Engine::usual);
+        let (data, etcd) = (engine.and_then(Engine::data), engine.and_then(Engine::etcd));
         let mut arguments = more.to_vec();
         if let Some(data) = &data {
             arguments.extend(["--data-dir", data.path().to_str().unwrap()]);
+        }
+        if let Some(etcd) = &etcd {
+            arguments.extend(["--etcd", &etcd.endpoints[0], "--cluster", &etcd.cluster]);
         }
         let serve = Self::ready(Self::begin(grpc, &arguments)).await;
         Self { _data: data, ..serve }

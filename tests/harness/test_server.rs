@@ -44,6 +44,12 @@ impl Engine {
         }
     }
 
+    /// Returns all engines that tests can use: that in etcd, only if it is the usual one.
+    pub fn all() -> Vec<Self> {
+        let etcd = (Self::usual() == Self::Etcd).then_some(Self::Etcd);
+        [Self::Memory, Self::Disk].into_iter().chain(etcd).collect()
+    }
+
     /// Returns a data directory for the disk.
     pub fn data(self) -> Option<TempDir> {
         (self == Self::Disk).then(|| TempDir::new().unwrap())

@@ -41,12 +41,13 @@ impl EtcdReplica {
         let EtcdDependencies { clock, listener, metrics, incarnation, settle } = dependencies;
         let client = EtcdClient::new(settings.options.clone())?;
         let keys = KeySpace::new(&settings.cluster);
-        let (meta, session, snapshot) = open(&client, &keys, &settings, (&clock, &status), incarnation).await?;
+        let ((meta, written), session, snapshot) =
+            open(&client, &keys, &settings, (&clock, &status), incarnation).await?;
         let now = clock.now();
         let (from, snapshot) = (snapshot.revision + 1, snapshot.with_offset(meta));
         let start = CommitPosition::complete(snapshot.revision);
         let registry = Arc::new(Registry::new(meta.incarnation, start, now, listener));
-        registry.order().set_start_revision(CommitPosition::complete(meta.revision_offset));
+        registry.order().set_start_revision(CommitPosition::complete(meta.with_offset(written)));
         registry.order().set_session(session.epoch);
         let mut stored = StoredKeys::new(Arc::clone(&status.replica_names));
         let mut applier = Applier::new(Arc::clone(&registry), keys.clone(), meta);
@@ -132,16 +133,17 @@ impl EtcdReplica {
     }
 }
 
-/// Begins a session, and reads the registry or creates it.
+/// Begins a session, and reads the registry or creates it. The meta value comes with the revision of etcd at which it was written.
 async fn open(
     client: &EtcdClient,
     keys: &KeySpace,
     settings: &EtcdSettings,
     (clock, status): (&Arc<Clock>, &Arc<ReplicaStatus>),
     incarnation: Incarnation,
-) -> Result<(RegistryMeta, OwnSession, KeySnapshot), EtcdEngineError> {
+) -> Result<((RegistryMeta, u64), OwnSession, KeySnapshot), EtcdEngineError> {
     let first = RegistryMeta::new(incarnation, clock.now().wall, None);
-    let meta = RegistryMeta::decode(&until_answered(START_TIMEOUT, || read_meta(client, keys, first)).await?)?;
+    let (meta, written) = until_answered(START_TIMEOUT, || read_meta(client, keys, first)).await?;
+    let meta = RegistryMeta::decode(&meta)?;
     let began = clock.since_start();
     let session = until_answered(START_TIMEOUT, || OwnSession::begin(client, keys, &settings.session, None)).await?;
     status.confirm_session(began);
@@ -150,7 +152,7 @@ async fn open(
         never = renew_for_ever(client.clone(), session.lease, Arc::clone(clock), Arc::clone(status)) => match never {},
     };
     status.confirm_watch(clock.since_start());
-    Ok((meta, session, snapshot))
+    Ok(((meta, written), session, snapshot))
 }
 
 /// Renews the session. Returns `false` if it has ended.
