@@ -292,7 +292,8 @@ def reported_loads(world: World) -> None:
     with world.other_fleet("xds:///payments") as fleet:
 
         def call(client: Client) -> str | Difference:
-            counts = client.call(world.number(2_000, 400), 8)
+            # The first calls of a program that starts on a loaded machine are slow.
+            counts = client.call(world.number(2_000, 400), 8, deadline_ms=30_000)
             check_no_failures(counts)
             if client.type.load_reports is None:
                 return NO_REPORTS

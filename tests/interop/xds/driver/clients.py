@@ -12,7 +12,7 @@ from lines import LineProcess
 from registry import Registry
 
 START_TIMEOUT = 30.0
-CALL_TIMEOUT = 60.0
+CALL_TIMEOUT = 180.0
 # Limit in seconds until a client uses a new set of backends. C-core 1.51 reads its stream every five seconds while its calls
 # fail at once, and needs several reads.
 UPDATE_TIMEOUT = 60.0
