@@ -68,6 +68,8 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// Durability of an acknowledged change on disk.
     pub durability: Durability,
+    /// Export that a registry in memory reads at the start. `None` means that it starts empty.
+    pub import: Option<PathBuf>,
     /// Settings of etcd, in which several replicas store the registry. `None` means that there is only this process.
     pub etcd: Option<EtcdConfig>,
     /// Address of the gRPC listener with TLS. Requires [`Config::tls`].
@@ -174,6 +176,7 @@ impl Default for Config {
             http_hosts: Vec::new(),
             data_dir: None,
             durability: Durability::Durable,
+            import: None,
             etcd: None,
             grpc_tls: None,
             http_tls: None,
@@ -245,6 +248,7 @@ impl Config {
             tls: listeners.tls,
             http_hosts: set(layers, SettingKey::HttpHost, value::host_names, default.http_hosts)?,
             etcd: EtcdConfig::resolve(layers, data_dir.as_ref().map(|(_, origin)| origin.clone()))?,
+            import: import(layers, data_dir.as_ref().map(|(_, origin)| origin))?,
             data_dir: data_dir.map(|(directory, _)| directory),
             durability: set(layers, SettingKey::Durability, value::durability, default.durability)?,
             workers: set(layers, SettingKey::Workers, value::workers, default.workers)?,
@@ -355,6 +359,17 @@ fn consul(layers: &[RawSettings], default: ConsulConfig) -> Result<ConsulConfig,
         node_meta: set(layers, SettingKey::NodeMeta, value::metadata, default.node_meta)?,
         max_blocking_queries: set(layers, SettingKey::MaxBlockingQueries, value::limit, default.max_blocking_queries)?,
     })
+}
+
+/// Returns the export that the registry reads at the start. `data_dir`: place of the setting of the directory, which excludes an export
+/// as etcd does.
+fn import(layers: &[RawSettings], data_dir: Option<&SettingOrigin>) -> Result<Option<PathBuf>, ConfigError> {
+    let Some((export, origin)) = read(layers, SettingKey::Import, value::path)? else { return Ok(None) };
+    let etcd = || layers.iter().find_map(|layer| layer.get(SettingKey::Etcd)).map(|(_, origin)| origin);
+    match data_dir.or_else(etcd) {
+        Some(store) => Err(ConfigError::ImportWithStore { origin, store: store.clone() }),
+        None => Ok(Some(export)),
+    }
 }
 
 /// Returns the configuration of a file alone.

@@ -76,7 +76,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// check that no longer exists. Returns at once. An engine without a store does nothing.
     fn save_checks(&self, states: Vec<(CheckKey, Option<SavedCheck>)>);
 
-    /// Takes the check states that an earlier process saved. `None` for an engine without a store.
+    /// Takes the check states that an earlier process saved, or that an export has. `None`: the engine has no store and no export.
     fn take_saved_checks(&self) -> Option<SavedChecks>;
 
     /// Makes this replica the holder of an entry, because a heartbeat for its lease or a report for its check has arrived here. Returns

@@ -16,6 +16,7 @@
 mod background;
 mod context;
 mod error;
+mod import;
 mod limits;
 mod listeners;
 mod liveness;
@@ -84,7 +85,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When it cannot listen on an address, the disk cannot be used, or the operating system cannot create threads.
+    /// When it cannot listen on an address, the disk or the export cannot be used, or the operating system cannot create threads.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         Self::start_with(config, InheritedSockets::default())
     }

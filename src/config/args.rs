@@ -67,6 +67,10 @@ pub struct ServeArgs {
     /// [default: durable]
     #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new(["durable", "relaxed"]))]
     pub durability: Option<String>,
+    /// File of `callboard export` that a registry in memory reads at every start, before it serves; a registry on disk or in etcd is
+    /// created with `callboard import` instead [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub import: Option<String>,
     /// Members of etcd, as URLs separated by commas: any number of replicas share the registry that is stored there; not with
     /// --data-dir [default: none]
     #[arg(long, value_name = "URL,...")]
@@ -218,6 +222,7 @@ impl ServeArgs {
             SettingKey::Workers => self.workers.clone(),
             SettingKey::DataDir => self.data_dir.clone(),
             SettingKey::Durability => self.durability.clone(),
+            SettingKey::Import => self.import.clone(),
             SettingKey::Etcd => self.etcd.clone(),
             SettingKey::EtcdUser => self.etcd_user.clone(),
             SettingKey::EtcdPasswordFile => self.etcd_password_file.clone(),

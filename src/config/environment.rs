@@ -11,6 +11,9 @@ const MIN_VARIABLE_SIMILARITY: f64 = 0.95;
 /// Variables that only the client commands read. They share the other two variables for TLS with `serve`.
 const CLIENT_VARIABLES: [&str; 3] = ["CALLBOARD_SERVER", "CALLBOARD_TLS_CA", "CALLBOARD_TLS_SERVER_NAME"];
 
+/// Variable that Kubernetes sets in a namespace with a service named `callboard`, and that resembles one of a setting.
+const KUBERNETES_VARIABLE: &str = "CALLBOARD_PORT";
+
 /// Returns the settings of the environment.
 pub(super) fn environment(
     variable: impl Fn(&str) -> Result<String, env::VarError>,
@@ -44,6 +47,7 @@ pub(super) fn misspelt(names: impl Iterator<Item = String>) -> Vec<(String, Stri
         let (similarity, key) = similar.max_by(|one, other| one.0.total_cmp(&other.0))?;
         (similarity >= MIN_VARIABLE_SIMILARITY && name != key).then(|| key.clone())
     };
-    let candidates = names.filter(|name| name.starts_with("CALLBOARD_") && !CLIENT_VARIABLES.contains(&name.as_str()));
+    let is_foreign = |name: &str| CLIENT_VARIABLES.contains(&name) || name == KUBERNETES_VARIABLE;
+    let candidates = names.filter(|name| name.starts_with("CALLBOARD_") && !is_foreign(name));
     candidates.filter_map(|name| meant(&name).map(|key| (name, key))).collect()
 }

@@ -83,6 +83,17 @@ pub enum ConfigError {
         /// Place of the setting of the directory.
         data_dir: SettingOrigin,
     },
+    /// An export is set, and the registry has a store.
+    #[error(
+        "{origin}: only a registry in memory reads an export at its start, and {store} names a store; create the registry in that \
+         store with `callboard import`, and remove this setting"
+    )]
+    ImportWithStore {
+        /// Place of the setting of the export.
+        origin: SettingOrigin,
+        /// Place of the setting of the store.
+        store: SettingOrigin,
+    },
     /// A setting needs another one.
     #[error("{origin}: needs {missing}, which is not set; set it, or remove this setting")]
     Incomplete {

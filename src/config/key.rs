@@ -40,6 +40,7 @@ setting_keys! {
     Workers = "workers",
     DataDir = "data_dir",
     Durability = "durability",
+    Import = "import",
     Etcd = "etcd",
     EtcdUser = "etcd_user",
     EtcdPasswordFile = "etcd_password_file",

@@ -52,6 +52,25 @@ fn settings_of_etcd_have_defaults_and_need_each_other() {
 }
 
 #[test]
+fn export_is_read_by_a_registry_in_memory_only() {
+    let flag = &["--import", "registry.jsonl"][..];
+    let import =
+        |flags: &[&str], variables: &[(&str, &str)], text| config(flags, variables, text).unwrap().import.unwrap();
+    assert_eq!(import(flag, &[], "import = \"other.jsonl\""), Path::new("registry.jsonl"));
+    assert_eq!(import(&[], &[("CALLBOARD_IMPORT", "a")], ""), Path::new("a"));
+    assert_eq!(import(&[], &[], "import = \"b\""), Path::new("b"));
+    for (store, name) in [(["--data-dir", "/tmp/x"], "--data-dir"), (["--etcd", "http://a:2379"], "--etcd")] {
+        let error = error_of(&[flag, &store].concat(), &[], "");
+        let expected =
+            format!("--import: only a registry in memory reads an export at its start, and {name} names a store; ");
+        assert!(error.starts_with(&expected) && error.contains("`callboard import`"), "{error}");
+    }
+    let error = error_of(&[], &[("CALLBOARD_IMPORT", "a")], "data_dir = \"/tmp/x\"");
+    assert!(error.starts_with("CALLBOARD_IMPORT: ") && error.contains("callboard.toml:1: data_dir names"), "{error}");
+    assert!(error_of(&["--import", ""], &[], "").ends_with("is empty; write the path of a file"));
+}
+
+#[test]
 fn config_without_settings_is_the_default() {
     let config = config(&[], &[], "").unwrap();
     assert_eq!(config, Config::default());
@@ -316,6 +335,7 @@ fn misspelt_variables_are_found_among_others() {
         "CALLBOARD_TLS_SERVER_NAME",
         "CALLBOARD_SERVICE_HOST",
         "CALLBOARD_SERVICE_PORT",
+        "CALLBOARD_PORT",
         "CALLBOARD_PORT_8502_TCP",
         "CALLBOARD_INTEROP_CACHE",
         "PATH",

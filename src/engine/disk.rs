@@ -63,7 +63,7 @@ use crate::{
     metrics::StoreMetrics,
     model::{Caller, Incarnation, InstanceId, LeaseId, ServiceName},
     random,
-    registry::{ChangeListener, ClockReading, Command, CommandOutcome, Entry, PolicyCommand, PolicyOutcome, Registry},
+    registry::{ChangeListener, ClockReading, Command, CommandOutcome, PolicyCommand, PolicyOutcome, Registry},
 };
 
 pub use error::StoreError;
@@ -140,7 +140,7 @@ impl Disk {
 
     fn start(
         store: Store,
-        loaded: LoadedRecords,
+        mut loaded: LoadedRecords,
         durability: Durability,
         dependencies: DiskDependencies,
         on_failure: OnFailure,
@@ -149,16 +149,7 @@ impl Disk {
         let now = clock.now();
         let registry = Arc::new(Registry::new(store.incarnation(), store.revision(), now, listener));
         log_skipped(store.path(), loaded.skipped_revisions());
-        let mut guard = registry.order();
-        for stored in loaded.instances {
-            let lease = stored.restore_lease(now.lease);
-            guard.restore(Entry::new(stored.instance, lease));
-        }
-        guard.restore_forgotten_policies(loaded.forgotten_policies);
-        for stored in &loaded.policies {
-            guard.restore_policy(&stored.scope, &stored.revisions, stored.unknown_until());
-        }
-        drop(guard);
+        loaded.restore(&registry, now);
         log_unreadable(store.path(), &loaded.unreadable);
         let unreadable: HashSet<_> = loaded.unreadable.iter().filter_map(UnreadableRecord::instance).collect();
         // The check states of an unreadable record stay in the store with it.

@@ -1,8 +1,13 @@
 //! Engine without a store: a single node whose registrations do not survive a restart.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
-use super::{CheckKey, Engine, PendingCommand, SavedCheck, SavedChecks, StartPoint, policy_log::log_policy_change};
+use parking_lot::Mutex;
+
+use super::{
+    CheckKey, Engine, PendingCommand, SavedCheck, SavedChecks, StartPoint, disk::LoadedRecords,
+    policy_log::log_policy_change,
+};
 use crate::{
     model::{Caller, Incarnation, InstanceId, LeaseId, ServerActor, ServiceName},
     registry::{
@@ -15,6 +20,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Memory {
     registry: Registry,
+    /// Check states of the export that the engine began with, until they are taken.
+    exported_states: Mutex<Option<SavedChecks>>,
 }
 
 impl Memory {
@@ -22,7 +29,23 @@ impl Memory {
     #[must_use]
     pub fn new(incarnation: Incarnation, now: ClockReading, listener: Arc<dyn ChangeListener>) -> Self {
         let StartPoint { incarnation, revision } = StartPoint::new(incarnation, now);
-        Self { registry: Registry::new(incarnation, revision, now, listener) }
+        Self { registry: Registry::new(incarnation, revision, now, listener), exported_states: Mutex::default() }
+    }
+
+    /// Creates an engine with the contents of an export. Its incarnation starts now, with revisions above those of the export, and every
+    /// lease has its full TTL.
+    #[must_use]
+    pub fn from_export(
+        incarnation: Incarnation,
+        mut exported: LoadedRecords,
+        now: ClockReading,
+        listener: Arc<dyn ChangeListener>,
+    ) -> Self {
+        let start = StartPoint::new(incarnation, now);
+        let registry = Registry::new(incarnation, start.revision.max(exported.revision), now, listener);
+        exported.restore(&registry, now);
+        let states = SavedChecks { states: mem::take(&mut exported.check_states), unsaved_window: Duration::ZERO };
+        Self { registry, exported_states: Mutex::new(Some(states)) }
     }
 
     /// Registry that the engine changes and readers read.
@@ -164,7 +187,7 @@ impl Engine for Memory {
     fn save_checks(&self, _: Vec<(CheckKey, Option<SavedCheck>)>) {}
 
     fn take_saved_checks(&self) -> Option<SavedChecks> {
-        None
+        self.exported_states.lock().take()
     }
 
     fn claim(&self, _: &ServiceName, _: &InstanceId, _: Option<LeaseId>) {}

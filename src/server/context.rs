@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, sync::Arc};
 
 use tokio::runtime::Handle;
 
-use super::StartError;
+use super::{StartError, import::read_export};
 use crate::{
     app::{Commands, ServerContext, Views, Watchers},
     clock::Clock,
@@ -38,7 +38,7 @@ pub(super) fn open(
     let listener: Arc<dyn ChangeListener> =
         Arc::new(FanoutListener { notifier: Arc::clone(&notifier), changed_checks: Arc::clone(&changed_checks) });
     let engine: Arc<dyn Engine> = match (&config.etcd, &config.data_dir) {
-        (None, None) => Arc::new(Memory::new(incarnation, clock.now(), listener)),
+        (None, None) => Arc::new(open_memory(config, incarnation, &clock, listener)?),
         (Some(etcd), _) => {
             let settings = etcd_settings(etcd, config, clock.now())?;
             let dependencies = EtcdDependencies {
@@ -83,6 +83,19 @@ pub(super) fn open(
         context.settle(config.settle);
     }
     Ok((Arc::new(context), checks))
+}
+
+/// Returns an engine in memory, with the contents of the configured export if there is one.
+fn open_memory(
+    config: &Config,
+    incarnation: Incarnation,
+    clock: &Clock,
+    listener: Arc<dyn ChangeListener>,
+) -> Result<Memory, StartError> {
+    let Some(file) = &config.import else { return Ok(Memory::new(incarnation, clock.now(), listener)) };
+    let exported = read_export(file)?;
+    // The clock is read after the file, which may take seconds: every lease has its full TTL from here on.
+    Ok(Memory::from_export(incarnation, exported, clock.now(), listener))
 }
 
 /// Returns the options of the client of etcd, with the password that the file has.

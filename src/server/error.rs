@@ -5,7 +5,10 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use super::InheritError;
 use crate::{
     app::RecoveryError,
-    engine::{disk::StoreError, etcd::EtcdEngineError},
+    engine::{
+        disk::{StoreError, export::ImportError},
+        etcd::EtcdEngineError,
+    },
     model::FieldError,
     transport::tls::TlsError,
 };
@@ -31,6 +34,14 @@ pub enum StartError {
     /// The registry cannot be read from the disk, or cannot be stored there.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The export that the registry begins with cannot be used.
+    #[error("{}: {source}", path.display())]
+    Import {
+        /// The file.
+        path: PathBuf,
+        /// Error of the export. Boxed, so that a `Result` stays small.
+        source: Box<ImportError>,
+    },
     /// The registry cannot be read from etcd.
     #[error(transparent)]
     Etcd(#[from] EtcdEngineError),

@@ -21,6 +21,7 @@ use crate::{
         },
     },
     model::{InstanceId, Revision, ServiceName},
+    registry::{ClockReading, Entry, Registry},
 };
 
 /// Contents of a store or an export.
@@ -48,6 +49,20 @@ impl LoadedRecords {
     /// Earlier revisions of policies that this version cannot use.
     pub fn skipped_revisions(&self) -> impl Iterator<Item = &SkippedRevision> {
         self.policies.iter().flat_map(|stored| &stored.skipped)
+    }
+
+    /// Restores instances and policies in a registry that has neither, before its first reader. Takes the instances. Every lease has its
+    /// full TTL.
+    pub fn restore(&mut self, registry: &Registry, now: ClockReading) {
+        let mut guard = registry.order();
+        for stored in mem::take(&mut self.instances) {
+            let lease = stored.restore_lease(now.lease);
+            guard.restore(Entry::new(stored.instance, lease));
+        }
+        guard.restore_forgotten_policies(self.forgotten_policies);
+        for stored in &self.policies {
+            guard.restore_policy(&stored.scope, &stored.revisions, stored.unknown_until());
+        }
     }
 }
 
