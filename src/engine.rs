@@ -13,6 +13,7 @@
 
 pub mod disk;
 pub mod etcd;
+mod live_export;
 mod memory;
 mod policy_log;
 pub mod record;
@@ -34,6 +35,7 @@ use tokio::sync::oneshot;
 
 pub use disk::{Disk, Durability};
 pub use etcd::Etcd;
+pub use live_export::LiveExport;
 pub use memory::Memory;
 pub use record::policy::{MAX_POLICY_BYTES, validate_policy_size};
 pub use saved_check::{CheckKey, SavedCheck, SavedChecks, SavedResult};

@@ -265,6 +265,15 @@ impl Registry {
         self.read(service, |state| state.snapshot().0).unwrap_or_default()
     }
 
+    /// Returns the instances of all services, nodes included, by service. They are from one moment if the caller holds the order lock.
+    #[must_use]
+    pub fn all_chunks(&self) -> Vec<Chunks> {
+        let mut names = self.names_from("", "", usize::MAX);
+        names.push(node_service());
+        names.sort_unstable();
+        names.iter().map(|name| self.chunks(name)).collect()
+    }
+
     /// Returns the summary of a service. `None`: it has no instances.
     #[must_use]
     pub fn summary(&self, service: &ServiceName) -> Option<Summary> {

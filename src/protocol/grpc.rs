@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `registry`, `keep_alive` | `RegistryService` |
 //! | `discovery`, `watch` | `DiscoveryService` |
-//! | `admin`, `policy`, `self_preservation` | `AdminService` |
+//! | `admin`, `export`, `policy`, `self_preservation` | `AdminService` |
 //! | `check` | conversions of health checks |
 //! | `health`, `health_only` | `grpc.health.v1`, for the main listeners and for the health listener |
 //! | `decode`, `encode`, `time` | conversions between the contract's messages and the model |
@@ -20,6 +20,7 @@ mod decode;
 mod discovery;
 mod encode;
 mod error;
+mod export;
 mod health;
 mod health_only;
 mod keep_alive;

@@ -21,6 +21,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    iter,
     ops::Bound,
     sync::Arc,
 };
@@ -266,6 +267,18 @@ impl PolicyTable {
         let services = services.map(|(name, policy)| (PolicyScope::Service(name.clone()), policy));
         let present = defaults.into_iter().chain(services).filter(|(_, known)| known.policy().is_some());
         present.filter_map(|(scope, known)| Some((scope, Arc::clone(known.newest()?)))).take(limit).collect()
+    }
+
+    /// Returns the revisions of all policies, the newest last; the defaults first, then by service. Policies that were removed are among them
+    /// while their revisions are kept.
+    #[must_use]
+    pub fn all_revisions(&self) -> Vec<(PolicyScope, Vec<Arc<PolicyRevision>>)> {
+        let policies = self.0.read();
+        let services = policies.services.iter().map(|(name, known)| (PolicyScope::Service(name.clone()), known));
+        let all = iter::once((PolicyScope::Defaults, &policies.defaults)).chain(services);
+        all.filter(|(_, known)| known.newest().is_some())
+            .map(|(scope, known)| (scope, known.revisions.iter().cloned().collect()))
+            .collect()
     }
 
     /// Returns the services that reach this one through their fallbacks, those of the fallbacks included, by name.

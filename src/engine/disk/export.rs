@@ -107,22 +107,49 @@ fn is_zero(number: &usize) -> bool {
 ///
 /// When `out` cannot be written.
 pub fn write(records: &LoadedRecords, out: &mut impl Write, mut progress: impl FnMut()) -> io::Result<()> {
-    let (instances, policies) = (records.instances.len(), records.policies.len());
-    let callboard_export = if policies == 0 { VERSION_WITHOUT_POLICIES } else { VERSION };
-    let header = ExportHeader { callboard_export, revision: records.revision.0, instances, policies };
-    serde_json::to_writer(&mut *out, &header)?;
-    out.write_all(b"\n")?;
+    write_header(records.revision, (records.instances.len(), records.policies.len()), out)?;
     for stored in &records.policies {
-        serde_json::to_writer(&mut *out, &PolicyLine::new(stored))?;
-        out.write_all(b"\n")?;
+        write_policy(stored, out)?;
     }
     let mut states = &records.check_states[..];
     for stored in &records.instances {
-        serde_json::to_writer(&mut *out, &ExportLine::new(stored, take_states(&stored.instance, &mut states)))?;
-        out.write_all(b"\n")?;
+        write_line(&ExportLine::new(stored, take_states(&stored.instance, &mut states)), out)?;
         progress();
     }
     out.flush()
+}
+
+/// Writes the first line of an export, which has the numbers of instances and policies.
+///
+/// # Errors
+///
+/// When `out` cannot be written.
+pub fn write_header(revision: Revision, (instances, policies): (usize, usize), out: &mut impl Write) -> io::Result<()> {
+    let callboard_export = if policies == 0 { VERSION_WITHOUT_POLICIES } else { VERSION };
+    write_line(&ExportHeader { callboard_export, revision: revision.0, instances, policies }, out)
+}
+
+/// Writes the line of a policy.
+///
+/// # Errors
+///
+/// When `out` cannot be written.
+pub fn write_policy(stored: &StoredPolicy, out: &mut impl Write) -> io::Result<()> {
+    write_line(&PolicyLine::new(stored), out)
+}
+
+/// Writes the line of an instance without saved states of its checks.
+///
+/// # Errors
+///
+/// When `out` cannot be written.
+pub fn write_instance(stored: &StoredInstance, out: &mut impl Write) -> io::Result<()> {
+    write_line(&ExportLine::new(stored, Vec::new()), out)
+}
+
+fn write_line(line: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, line)?;
+    out.write_all(b"\n")
 }
 
 /// Returns the text of an error without the number of the line, which is always 1: each line is parsed alone.

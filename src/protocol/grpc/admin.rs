@@ -1,11 +1,14 @@
-//! `AdminService`: watchers, events, self-preservation, check results, policies.
+//! `AdminService`: watchers, events, self-preservation, check results, policies, exports.
 
 use std::sync::{Arc, atomic::Ordering};
 
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::{ApiError, GrpcApi, check, connection, decode, discovery::page_length, encode, self_preservation, time};
+use super::{
+    ApiError, GrpcApi, check, connection, decode, discovery::page_length, encode, export::ExportStream,
+    self_preservation, time,
+};
 use crate::{
     app::{
         PAGE_BYTES, QueryRate, WatchProtocol, WatchedResource, Watcher, Watchers, XdsStreamStatus, XdsTypeStatus,
@@ -198,6 +201,16 @@ impl AdminService for GrpcApi {
         request: Request<pb::ListPolicyRevisionsRequest>,
     ) -> Result<Response<pb::ListPolicyRevisionsResponse>, Status> {
         Ok(Response::new(self.answer_list_policy_revisions(request.get_ref())?))
+    }
+
+    type ExportRegistryStream = ExportStream;
+
+    async fn export_registry(
+        &self,
+        request: Request<pb::ExportRegistryRequest>,
+    ) -> Result<Response<ExportStream>, Status> {
+        self.synchronize_if(request.get_ref().consistent).await?;
+        Ok(Response::new(ExportStream::new(&self.context)))
     }
 }
 

@@ -26,11 +26,12 @@ use crate::{
 /// Calls that are accepted when others are rejected, by the beginning of their paths.
 const PRIORITY_CALLS: [&str; 2] = ["/callboard.v1.RegistryService/", "/grpc.health.v1.Health/Check"];
 /// Calls whose responses are expensive to build.
-const EXPENSIVE_CALLS: [&str; 7] = [
+const EXPENSIVE_CALLS: [&str; 8] = [
     "/callboard.v1.DiscoveryService/ListInstances",
     "/callboard.v1.DiscoveryService/ListServices",
     "/callboard.v1.AdminService/ListWatchers",
     "/callboard.v1.AdminService/ListEvents",
+    "/callboard.v1.AdminService/ExportRegistry",
     "/callboard.v1.XdsService/Explain",
     "/grpc.health.v1.Health/List",
     "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus",

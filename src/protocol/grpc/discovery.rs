@@ -116,7 +116,7 @@ impl DiscoveryService for GrpcApi {
 
 impl GrpcApi {
     /// Waits for what a consistent read includes.
-    async fn synchronize_if(&self, consistent: bool) -> Result<(), ApiError> {
+    pub(super) async fn synchronize_if(&self, consistent: bool) -> Result<(), ApiError> {
         if consistent { Ok(self.context.engine.synchronize().await?) } else { Ok(()) }
     }
 }

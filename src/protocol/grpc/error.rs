@@ -1,6 +1,6 @@
 //! Errors of the API, and their conversion to gRPC statuses with details. Status codes are chosen only here.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use tonic::Status;
 use tonic_types::ErrorDetails;
@@ -117,6 +117,9 @@ pub(super) enum ApiError {
         humantime::format_duration(*.0)
     )]
     Unfinished(Duration),
+    /// Export with a value that has no encoding, which is a defect.
+    #[error("the export cannot be encoded: {0}: report this as a defect")]
+    Unencodable(io::Error),
     /// Request that did not arrive through a listener of the server, which is a defect.
     #[error("the request carries no connection: report this as a defect")]
     NoConnection,
@@ -190,6 +193,7 @@ impl From<ApiError> for Status {
             | ApiError::UnknownMethod
             | ApiError::TooManyServices(_)
             | ApiError::PolicyRejected(PolicyError::TooMany)
+            | ApiError::Unencodable(_)
             | ApiError::NoConnection => {}
         }
         classify(&error).status(error.to_string(), details)
@@ -229,7 +233,7 @@ fn classify(error: &ApiError) -> ErrorReason {
         ApiError::LimitReached(LimitError::Unread(..)) => ErrorReason::TooManyUnreadResponses,
         ApiError::LimitReached(LimitError::QueueTimeout(_)) => ErrorReason::ResponseQueueTimeout,
         ApiError::Unfinished(_) => ErrorReason::RequestTimeout,
-        ApiError::NoConnection => ErrorReason::Internal,
+        ApiError::Unencodable(_) | ApiError::NoConnection => ErrorReason::Internal,
     }
 }
 
