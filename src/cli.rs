@@ -87,7 +87,7 @@ enum CliCommand {
     Route(Box<route::RouteArgs>),
     /// Help clients that use xDS
     Xds(xds::XdsArgs),
-    /// Export a registry on disk or in etcd as JSON Lines
+    /// Export a registry as JSON Lines, from its store or while it runs
     Export(export_import::ExportArgs),
     /// Create a registry on disk or in etcd from an export
     Import(export_import::ImportArgs),
@@ -102,7 +102,7 @@ pub fn run() -> ExitCode {
         CliCommand::Serve(args) => serve::run(&args).map_err(CliError::from),
         CliCommand::Completion(args) => completion::run(&args),
         CliCommand::Xds(args) => xds::run(args),
-        CliCommand::Export(args) => export_import::export(&args),
+        CliCommand::Export(args) => export_import::export(args),
         CliCommand::Import(args) => export_import::import(&args),
         CliCommand::Register(args) => block_on(register::run(args)),
         CliCommand::Deregister(args) => block_on(deregister::run(args)),

@@ -59,6 +59,11 @@ pub(super) fn server(text: &str) -> Result<String, ClientError> {
 }
 
 impl ServerArgs {
+    /// Arguments of a command that has flags of its own for the servers.
+    pub(super) fn new(servers: Vec<String>, tls: TlsArgs) -> Self {
+        Self { servers, tls }
+    }
+
     /// Returns the servers. TLS is used if the address or a flag asks for it. An address that is given twice counts once.
     pub(crate) fn servers(&self) -> Result<Servers, CliError> {
         let mut endpoints: Vec<Endpoint> = Vec::new();

@@ -1,7 +1,9 @@
-//! `callboard export` and `callboard import`: conversion of a registry on disk or in etcd to JSON Lines and back.
+//! `callboard export` and `callboard import`: conversion of a registry to JSON Lines and back.
+
+mod running;
 
 use std::{
-    fmt,
+    env, fmt,
     fs::{File, OpenOptions},
     io::{self, BufReader, BufWriter, IsTerminal as _, Read},
     os::unix::fs::OpenOptionsExt as _,
@@ -9,11 +11,11 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::error::CliError;
+use super::{block_on, error::CliError};
 use crate::{
     clock::Clock,
     config::{EtcdArgs, EtcdConfig},
@@ -23,15 +25,20 @@ use crate::{
     },
     server::etcd_options,
 };
+use running::RunningArgs;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A registry on disk must not be running; replicas of a registry in etcd may run. The export contains lease ids, \
-                        which authorize changes of the registrations: protect the file."
+    after_help = "With --data-dir the registry must not be running; with --etcd its replicas may run. With --server a running registry \
+                        exports itself, also one in memory. The export contains lease ids, which authorize changes of the \
+                        registrations: protect the file. With --server these are new ids, and the programs register again after an \
+                        import. Results of checks are exported with --data-dir only."
 )]
 pub(super) struct ExportArgs {
     #[command(flatten)]
     store: StoreArgs,
+    #[command(flatten)]
+    running: RunningArgs,
 
     /// File to write; only its owner may read it [default: standard output]
     file: Option<PathBuf>,
@@ -42,7 +49,7 @@ pub(super) struct ExportArgs {
     after_help = "The store must not have a registry yet, and no replica may run during an import into etcd. The new registry has a new \
                         incarnation: every lease has its full TTL once the registry is served, and watches start over. On disk, a TTL \
                         check counts from its last report, as after a restart; in etcd, it has a full TTL. If any part of the \
-                        export is invalid, nothing is created."
+                        export is invalid, nothing is created. A registry in memory reads an export with `callboard serve --import`."
 )]
 pub(super) struct ImportArgs {
     #[command(flatten)]
@@ -54,15 +61,10 @@ pub(super) struct ImportArgs {
 
 /// Store of a registry.
 #[derive(Debug, Args)]
+#[expect(clippy::doc_markdown, reason = "the comments are help texts, which are plain text")]
 struct StoreArgs {
-    /// Data directory, as given to `callboard serve`
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "CALLBOARD_DATA_DIR",
-        required_unless_present = "etcd",
-        conflicts_with = "etcd"
-    )]
+    /// Data directory, as given to `callboard serve` [env: CALLBOARD_DATA_DIR, if no flag names a registry]
+    #[arg(long, value_name = "DIR", conflicts_with = "etcd")]
     data_dir: Option<PathBuf>,
     #[command(flatten)]
     etcd: EtcdArgs,
@@ -76,11 +78,16 @@ enum StoreLocation {
 }
 
 impl StoreArgs {
-    fn location(&self) -> anyhow::Result<StoreLocation> {
-        match (&self.data_dir, self.etcd.resolve()?) {
+    /// Returns the store that a flag names, or else the variable. `flags`: those that name a registry.
+    fn location(&self, flags: &'static str) -> Result<StoreLocation, CliError> {
+        let variable = || env::var_os("CALLBOARD_DATA_DIR").filter(|directory| !directory.is_empty());
+        match (&self.data_dir, self.etcd.resolve().map_err(anyhow::Error::from)?) {
+            (_, Some(etcd)) => Ok(StoreLocation::Etcd(etcd)),
             (Some(directory), None) => Ok(StoreLocation::Disk(directory.clone())),
-            (None, Some(etcd)) => Ok(StoreLocation::Etcd(etcd)),
-            (None, None) | (Some(_), Some(_)) => Err(anyhow!("give either --data-dir or --etcd")),
+            (None, None) => match variable() {
+                Some(directory) => Ok(StoreLocation::Disk(directory.into())),
+                None => Err(CliError::Usage(flags.into())),
+            },
         }
     }
 }
@@ -113,28 +120,29 @@ impl fmt::Display for StoreLocation {
     }
 }
 
-pub(super) fn export(args: &ExportArgs) -> Result<ExitCode, CliError> {
-    done(write(args))
+pub(super) fn export(args: ExportArgs) -> Result<ExitCode, CliError> {
+    if args.running.is_named() {
+        return block_on(running::export(args.running, args.file));
+    }
+    let store = args.store.location("name the registry with --data-dir, --etcd or --server")?;
+    write(&store, args.file.as_deref())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn import(args: &ImportArgs) -> Result<ExitCode, CliError> {
-    done(read(args))
+    let store = args.store.location("name the store with --data-dir or --etcd")?;
+    read(&store, args.file.as_deref())?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn done(result: anyhow::Result<()>) -> Result<ExitCode, CliError> {
-    result.map(|()| ExitCode::SUCCESS).map_err(CliError::from)
-}
-
-fn write(args: &ExportArgs) -> anyhow::Result<()> {
-    let store = args.store.location()?;
+fn write(store: &StoreLocation, file: Option<&Path>) -> anyhow::Result<()> {
     let found = store.load()?;
     let progress = progress_bar(found.instances.len(), "exported");
     let report = || progress.inc(1);
-    match &args.file {
+    match file {
         None => disk::export::write(&found, &mut BufWriter::new(io::stdout().lock()), report)?,
         Some(path) => {
-            let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-            let file = options.with_context(|| format!("cannot write {}", path.display()))?;
+            let file = create(path)?;
             let write = |file: &File| {
                 disk::export::write(&found, &mut BufWriter::new(file), report)?;
                 file.sync_all()
@@ -149,13 +157,18 @@ fn write(args: &ExportArgs) -> anyhow::Result<()> {
         );
     }
     warn_of_skipped(&found);
-    anstream::eprintln!("exported {}", contents(&found));
+    anstream::eprintln!("exported {}", contents(found.instances.len(), found.policies.len()));
     Ok(())
 }
 
-fn read(args: &ImportArgs) -> anyhow::Result<()> {
-    let store = args.store.location()?;
-    let input: Box<dyn Read> = match &args.file {
+/// Creates the file of an export, or empties it. Only its owner may read it, because it has ids of leases.
+fn create(path: &Path) -> anyhow::Result<File> {
+    let created = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    created.with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn read(store: &StoreLocation, file: Option<&Path>) -> anyhow::Result<()> {
+    let input: Box<dyn Read> = match file {
         None => Box::new(io::stdin().lock()),
         Some(path) => Box::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?),
     };
@@ -168,11 +181,11 @@ fn read(args: &ImportArgs) -> anyhow::Result<()> {
         }
         Some(_) => progress.inc(1),
     };
-    let exported = disk::export::read(BufReader::new(input), report).with_context(|| source(args.file.as_deref()))?;
+    let exported = disk::export::read(BufReader::new(input), report).with_context(|| source(file))?;
     progress.finish_and_clear();
     store.create(&exported)?;
     warn_of_skipped(&exported);
-    anstream::eprintln!("imported {} into {store}", contents(&exported));
+    anstream::eprintln!("imported {} into {store}", contents(exported.instances.len(), exported.policies.len()));
     Ok(())
 }
 
@@ -184,8 +197,7 @@ fn warn_of_skipped(records: &LoadedRecords) {
 }
 
 /// Returns the numbers of instances and policies; the latter only if there are some.
-fn contents(records: &LoadedRecords) -> String {
-    let (instances, policies) = (records.instances.len(), records.policies.len());
+fn contents(instances: usize, policies: usize) -> String {
     if policies == 0 {
         format!("{instances} instances")
     } else {

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Server, and a channel to it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ServerClient {
     endpoint: Endpoint,
     channel: Channel,
