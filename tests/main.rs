@@ -22,6 +22,7 @@
 //! | `several_servers` | commands and clients with several servers: failover, lists over all of them |
 //! | `shutdown`, `snapshot` | shutdown with thousands of streams, a service that is larger than a message |
 //! | `policy` | policies of services: documents, revisions, errors, kills, exports |
+//! | `live_export` | exports of running registries, moves between memory and disk |
 //! | `disk`, `process` | the store: kills, exports; kills, stops and restarts of processes |
 //! | `dns` | DNS packets |
 //! | `etcd` | the client of etcd, against real clusters: `just etcd` |
@@ -79,6 +80,7 @@ mod layers;
 mod lease;
 mod lexer;
 mod limits;
+mod live_export;
 mod outcome;
 mod policy;
 mod policy_commands;

@@ -1,43 +1,22 @@
-//! A registry that moves between stores: from disk to etcd, within etcd, and back to disk.
+//! A registry that moves between stores: from disk to etcd, within etcd, back to disk, and from memory to etcd.
 
-use callboard::pb::callboard::v1::{InstanceStatus, LeaseState, RegisterRequest, UpdateInstanceRequest};
-use serde_json::{Value, json};
+use callboard::pb::callboard::v1::LeaseState;
 use tempfile::TempDir;
 
 use crate::{
-    consul_replay::client::ask,
-    harness::{Child, Ended, EtcdCluster, HeartbeatStream, ServerProcess, instance, seconds},
+    harness::{Child, EtcdCluster, ServerProcess},
+    live_export::{
+        contents::{MovingContents, assert_lease_is, run},
+        in_memory,
+        program::MovingProgram,
+        steady_address,
+    },
 };
 
-async fn run(arguments: &[&str]) -> Ended {
-    let ended = Child::run(arguments).await;
-    assert!(ended.status.success(), "{arguments:?}: {}", ended.stderr);
-    ended
-}
-
-/// Returns the policy of the service with its history, without revisions and times.
-async fn policies(server: &ServerProcess) -> Value {
-    let ended = run(&["policy", "history", "web", "-o", "json", "--server", &server.address()]).await;
-    let mut history: Value = serde_json::from_str(&ended.stdout).unwrap();
-    for revision in history.as_array_mut().unwrap() {
-        revision.as_object_mut().unwrap().remove("revision");
-    }
-    history
-}
-
 /// Asserts that a registry has everything that was registered, and that the heartbeats of the first lease continue.
-async fn assert_moved(server: &ServerProcess, lease: &bytes::Bytes, expected_policies: &Value) {
-    let client = server.client().await;
-    let mut beats = HeartbeatStream::open(&client).await;
-    assert_eq!(beats.beat(&[lease]).await.unwrap().0, [LeaseState::Held]);
-    let drained = client.get("web", "a").await.unwrap();
-    assert_eq!((drained.status(), &*drained.tags), (InstanceStatus::Draining, &["blue".to_owned()][..]));
-    let answer = ask(server.http, "GET", "/v1/health/service/cache", "", |text| text).await;
-    assert_eq!(answer.body[0]["Service"]["ID"], "c1");
-    let checks = answer.body[0]["Checks"].as_array().unwrap();
-    let check = checks.iter().find(|check| check["CheckID"] == "ttl").unwrap();
-    assert_eq!(check["Status"], "passing");
-    assert_eq!(policies(server).await, *expected_policies);
+async fn assert_moved(server: &ServerProcess, contents: &MovingContents) {
+    contents.assert_lease_is(server, LeaseState::Held).await;
+    contents.assert_present(server).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,20 +27,7 @@ async fn registry_moves_from_disk_to_etcd_and_back_with_leases_policies_and_chec
     let endpoints = etcd.endpoints();
     let (disk, exported) = (path("disk"), path("first.jsonl"));
     let server = ServerProcess::start(&["--data-dir", &disk]).await;
-    let client = server.client().await;
-    let registration = RegisterRequest { ttl: seconds(60.0), tags: vec!["blue".to_owned()], ..instance("web", "a") };
-    let lease = client.register(registration).await.unwrap().lease_id;
-    let drain = UpdateInstanceRequest { service: "web".into(), id: "a".into(), draining: true, ..Default::default() };
-    client.update(&["draining"], drain).await.unwrap();
-    let cache = json!({"ID": "c1", "Name": "cache", "Port": 1,
-        "Check": {"CheckID": "ttl", "TTL": "60s", "Status": "passing"}});
-    let answer = ask(server.http, "PUT", "/v1/agent/service/register", &cache.to_string(), |text| text).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    for [flag, value] in [["--lb", "least_request"], ["--timeout", "2s"]] {
-        run(&["policy", "set", "web", flag, value, "--server", &server.address()]).await;
-    }
-    let expected = policies(&server).await;
-    assert_eq!(expected.as_array().unwrap().len(), 2);
+    let contents = MovingContents::register(&server).await;
     server.kill().await;
 
     // From disk to etcd, where replicas run during the next export.
@@ -75,7 +41,7 @@ async fn registry_moves_from_disk_to_etcd_and_back_with_leases_policies_and_chec
         again.stderr
     );
     let one = ServerProcess::start(&["--etcd", &endpoints, "--cluster", "one"]).await;
-    assert_moved(&one, &lease, &expected).await;
+    assert_moved(&one, &contents).await;
 
     // Within etcd, where the revisions are higher than those of the new registry's history, and lower.
     let second = path("second.jsonl");
@@ -83,7 +49,7 @@ async fn registry_moves_from_disk_to_etcd_and_back_with_leases_policies_and_chec
     run(&["import", "--etcd", &endpoints, "--cluster", "two", &second]).await;
     one.kill().await;
     let two = ServerProcess::start(&["--etcd", &endpoints, "--cluster", "two"]).await;
-    assert_moved(&two, &lease, &expected).await;
+    assert_moved(&two, &contents).await;
     two.kill().await;
 
     // And back to disk.
@@ -91,7 +57,39 @@ async fn registry_moves_from_disk_to_etcd_and_back_with_leases_policies_and_chec
     run(&["export", "--etcd", &endpoints, "--cluster", "two", &third]).await;
     run(&["import", "--data-dir", &back, &third]).await;
     let server = ServerProcess::start(&["--data-dir", &back]).await;
-    assert_moved(&server, &lease, &expected).await;
+    assert_moved(&server, &contents).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs etcd: just etcd"]
+async fn registry_moves_from_memory_to_etcd_while_programs_use_it() {
+    let (etcd, files, grpc) = (EtcdCluster::start(1).await, TempDir::new().unwrap(), steady_address());
+    let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
+    let (endpoints, exported) = (etcd.endpoints(), path("first.jsonl"));
+    let memory = in_memory(&grpc, &[]).await;
+    let (mut program, _) = MovingProgram::start(&grpc).await;
+    let contents = MovingContents::register(&memory).await;
+    run(&["export", "--server", &grpc, &exported]).await;
+    memory.kill().await;
+    run(&["import", "--etcd", &endpoints, "--cluster", "one", &exported]).await;
+    let replica = ServerProcess::start_at(&grpc, &["--etcd", &endpoints, "--cluster", "one"]).await;
+    contents.assert_present(&replica).await;
+    contents.assert_lease_is(&replica, LeaseState::Unknown).await;
+    contents.assert_registers_again(&replica).await;
+    let lease = program.registers_again().await;
+    assert_lease_is(&lease, &replica, LeaseState::Held).await;
+    program.is_seen().await;
+
+    // A replica exports its registry, too, and memory can be the target.
+    let second = path("second.jsonl");
+    run(&["export", "--server", &grpc, "--consistent", &second]).await;
+    replica.kill().await;
+    let memory = in_memory(&grpc, &["--import", &second, "--settle", "0"]).await;
+    contents.assert_present(&memory).await;
+    let lease = program.registers_again().await;
+    assert_lease_is(&lease, &memory, LeaseState::Held).await;
+    program.is_seen().await;
+    program.assert_never_missed();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
