@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     agreement::{Instances, agree, shown},
     fault::Fault,
-    test_cluster::{ReplicaAddresses, SIZE, Surroundings, TestCluster},
+    test_cluster::{SIZE, Surroundings, TestCluster},
     work::{LIVE, TICKS, WRITTEN},
     workload::{WorkRecords, Workload, first_lost},
 };
@@ -31,6 +31,8 @@ const MAX_AGREEMENT: Duration = Duration::from_secs(5);
 const MAX_RECOVERY: Duration = Duration::from_secs(45);
 /// Interval at which ended replicas are started again.
 const SUPERVISION: Duration = Duration::from_millis(200);
+/// Number of faults after which the events are gathered: a replica that starts has the newest ones only.
+const FAULTS_PER_GATHERING: usize = 8;
 
 /// Cluster with clients, which goes through faults one after the other.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub struct FaultRun {
     steps: StepLog,
     began: Wall,
     faults: Vec<Span>,
+    /// Events of all replicas by revision, as far as they were gathered.
+    events: BTreeMap<u64, Event>,
     has_lost_data: bool,
     /// Set if a replica may have missed changes: its events then have revisions of their own.
     has_compacted: bool,
@@ -70,9 +74,19 @@ impl FaultRun {
         let work = Some(Box::pin(Workload::start(&cluster.addresses(), &seed)).await);
         sleep(CALM).await;
         let (random, steps, began) = (seed.random(1_000), StepLog::default(), wall());
-        let (faults, has_lost_data, has_compacted) = (Vec::new(), false, false);
-        let calm = CALM;
-        Some(Self { cluster, work, _seed: seed, random, calm, steps, began, faults, has_lost_data, has_compacted })
+        Some(Self {
+            cluster,
+            work,
+            _seed: seed,
+            random,
+            calm: CALM,
+            steps,
+            began,
+            faults: Vec::new(),
+            events: BTreeMap::new(),
+            has_lost_data: false,
+            has_compacted: false,
+        })
     }
 
     /// Injects a fault for this time, waits until all replicas agree with etcd again, and lets the clients work.
@@ -90,7 +104,18 @@ impl FaultRun {
         }
         self.agree(span.to, if fault.loses_data() { MAX_RECOVERY } else { MAX_AGREEMENT }).await;
         self.work().assert_running();
+        if self.faults.len().is_multiple_of(FAULTS_PER_GATHERING) {
+            self.gather_events().await;
+        }
         sleep(self.calm).await;
+    }
+
+    async fn gather_events(&mut self) {
+        let addresses = self.cluster.addresses();
+        for replica in 0..SIZE {
+            let events = addresses.client(replica).events().await;
+            self.events.extend(events.into_iter().map(|event| (event.revision, event)));
+        }
     }
 
     fn work(&self) -> &Workload {
@@ -147,19 +172,21 @@ impl FaultRun {
         for replica in 0..SIZE {
             held.push(Held::by(&addresses.client(replica).self_preservation_events().await));
         }
-        let newest = *events(&addresses).await.keys().next_back().expect("something happened");
+        self.gather_events().await;
+        let newest = *self.events.keys().next_back().expect("something happened");
         let records = within("the end of all clients", work.finish(newest)).await;
         // Leases expire meanwhile: readers have seen changes after that revision.
-        let events = events(&addresses).await;
+        self.gather_events().await;
         let ticked = Span { from: self.began, to: ended };
         let figures = figures(&records, ticked);
         println!("{figures:?}");
         if !self.has_lost_data {
-            check_presence(&records, &events);
+            check_presence(&records, &self.events);
         }
         check_tenures(&records);
         self.check_removals(&records, &left, looked, &held);
-        check_readers(&records, (!self.has_compacted).then(|| events.into_values().collect()));
+        let events = (!self.has_compacted).then(|| self.events.values().cloned().collect());
+        check_readers(&records, events);
         if !self.has_lost_data {
             for writer in &records.writers {
                 writer.check(&left).unwrap();
@@ -188,16 +215,6 @@ impl FaultRun {
         let stalls = Stalls::of_this_machine();
         orphan_goes::check(&lifetimes, &gone, faults, held, looked, |span| stalls.between(span)).unwrap();
     }
-}
-
-/// Returns the events of all replicas by revision.
-async fn events(addresses: &ReplicaAddresses) -> BTreeMap<u64, Event> {
-    let mut events = BTreeMap::new();
-    for replica in 0..SIZE {
-        let own = addresses.client(replica).events().await;
-        events.extend(own.into_iter().map(|event| (event.revision, event)));
-    }
-    events
 }
 
 /// Checks that no watcher lost an instance with heartbeats. Prints the events of one that was lost.
