@@ -265,9 +265,12 @@ impl EtcdCluster {
         within("the end of a member", running.process.kill()).await.unwrap();
     }
 
-    /// Stops a member with SIGSTOP: it keeps its connections, and answers nothing.
+    /// Stops a member with SIGSTOP, and returns once all its threads have stopped: it keeps its connections, and answers nothing.
     pub fn pause(&self, member: usize) {
         self.signal(member, Signal::STOP);
+        while !is_stopped(self.pid(member)) {
+            std::thread::yield_now();
+        }
     }
 
     /// Continues a member that was stopped.
@@ -376,10 +379,21 @@ impl EtcdCluster {
     }
 
     fn signal(&self, member: usize, signal: Signal) {
-        let running = self.members[member].running.as_ref().expect("it runs");
-        let pid = running.process.id().expect("it runs");
-        kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
+        kill_process(Pid::from_raw(self.pid(member).try_into().unwrap()).unwrap(), signal).unwrap();
     }
+
+    fn pid(&self, member: usize) -> u32 {
+        self.members[member].running.as_ref().and_then(|running| running.process.id()).expect("it runs")
+    }
+}
+
+/// Returns whether all threads of a process have stopped.
+fn is_stopped(pid: u32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|thread| {
+        // The state follows the name of the program in parentheses. A thread that ends meanwhile has no state.
+        let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+    })
 }
 
 fn copy(from: &Path, to: &Path) {
