@@ -215,6 +215,11 @@ async fn while_etcd_is_away_answers_say_so_and_consistent_reads_are_rejected_in_
     assert!(age > Duration::from_secs(4) && age < since(paused) + Duration::from_secs(2), "{age:?}");
     let (known, contact) = leader(&one).await;
     assert!(!known && contact > 4_000, "{contact}");
+    for (age, status) in [("4s", 500), ("1h", 200), ("soon", 400)] {
+        let path = format!("/v1/health/service/web?max_stale={age}");
+        let answer = ask(one.http, "GET", &path, "", |text| text).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+    }
     let shown = Child::run(&["instances", "web", "--server", &one.address()]).await;
     assert!(shown.stderr.contains("has not reached its store for"), "{}", shown.stderr);
     assert!(shown.status.success() && shown.stdout.contains('a'));

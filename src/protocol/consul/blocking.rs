@@ -113,7 +113,7 @@ impl Drop for BlockingQuery<'_> {
 }
 
 impl Consul {
-    /// Waits until a consistent query can be answered; until the index is higher than the one that the client knows, the wait is over, or
+    /// Waits until a consistent query can be answered, or one whose `max_stale` is over; until the index is higher than the one that the client knows, the wait is over, or
     /// the connection is about to close; then until the limits on unread answers allow one more. `index` reads the current index.
     pub(super) async fn wait_for_change(
         &self,
@@ -121,8 +121,9 @@ impl Consul {
         subject: &QuerySubject,
         index: impl Fn() -> u64,
     ) -> Result<AnswerIndex, ConsulError> {
-        let engine = &self.context.engine;
-        if request.query.consistency == Consistency::Consistent {
+        let (engine, query) = (&self.context.engine, &request.query);
+        let is_too_old = !query.max_stale.is_zero() && engine.state_age() > query.max_stale;
+        if query.consistency == Consistency::Consistent || is_too_old {
             engine.synchronize().await?;
         }
         let index = self.wait_for_index(request, subject, index).await?;

@@ -46,6 +46,8 @@ pub(super) struct Query {
     /// Maximum wait for a higher index.
     pub(super) wait: Duration,
     pub(super) consistency: Consistency,
+    /// Maximum age of the state that an answer has. 0: any.
+    pub(super) max_stale: Duration,
     pub(super) cached: bool,
     pub(super) pretty: bool,
     /// Set if the client accepts gzip.
@@ -73,7 +75,10 @@ impl Query {
             return Err(ConsulError::NoPathToDatacenter);
         }
         let flag = |name: &str| find(name).is_some();
-        let consistency = match (flag("stale") || flag("max_stale"), flag("consistent")) {
+        let max_stale = find("max_stale").filter(|text| !text.is_empty()).map_or(Ok(Duration::ZERO), |text| {
+            go_duration(text).ok_or_else(|| ConsulError::BadValue(format!("Invalid max_stale value {text:?}")))
+        })?;
+        let consistency = match (flag("stale") || !max_stale.is_zero(), flag("consistent")) {
             (true, true) => {
                 return Err(ConsulError::BadRequest("Cannot specify ?stale with ?consistent, conflicting semantics."));
             }
@@ -90,7 +95,7 @@ impl Query {
         let wait = wait.map_or(Some(DEFAULT_WAIT), go_duration).ok_or(ConsulError::BadRequest("Invalid wait time"))?;
         let wait = if wait.is_zero() { DEFAULT_WAIT } else { wait.min(MAX_WAIT) };
         let (cached, pretty, gzip) = (flag("cached"), flag("pretty"), accepts_gzip(&head.headers));
-        Ok(Self { pairs, index, wait, consistency, cached, pretty, gzip })
+        Ok(Self { pairs, index, wait, consistency, max_stale, cached, pretty, gzip })
     }
 
     /// Returns whether the query may wait for a change, by an index or a hash that the client knows.
@@ -164,7 +169,8 @@ mod tests {
         let pairs = pairs(parameters);
         let (index, wait) = (0, DEFAULT_WAIT);
         let consistency = Consistency::Leader;
-        Query { pairs, index, wait, consistency, cached: false, pretty: false, gzip: false }.cache_key()
+        let max_stale = Duration::ZERO;
+        Query { pairs, index, wait, consistency, max_stale, cached: false, pretty: false, gzip: false }.cache_key()
     }
 
     #[test]
