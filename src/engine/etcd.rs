@@ -1,8 +1,8 @@
 //! Engine that several replicas share through etcd.
 //!
 //! etcd orders all changes. Each replica has the whole registry in memory; a watch of all keys is the only writer of its map. Heartbeats
-//! do not reach etcd: the replica that holds an instance ends its lease, and another one claims the instance when the first is gone, or
-//! when a heartbeat arrives there.
+//! do not reach etcd: the replica that holds an instance expires its lease. Another replica claims the instance when a heartbeat arrives
+//! at that replica, or when the holder is gone.
 //!
 //! | module | content |
 //! |---|---|

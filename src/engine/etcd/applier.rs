@@ -40,11 +40,12 @@ pub struct AppliedBatch {
     pub release_requests: Vec<(SessionEpoch, ReleaseRequest)>,
     /// Sessions that ended.
     pub ended_sessions: Vec<SessionEpoch>,
-    /// True if this is the difference to a snapshot: a key may have changed several times, and not by the noted batch.
+    /// True if this is the difference to a snapshot: a key may have changed several times, last by another batch
+    /// than the noted one.
     pub is_snapshot: bool,
     /// True if the snapshot is of another incarnation: instances that it lacks are not removed, but lost.
     pub is_reset: bool,
-    /// New incarnation or removal of the registry: etcd's contents were replaced.
+    /// True if the registry has another incarnation, was removed, or went back: etcd's contents were replaced.
     pub other_registry: bool,
 }
 

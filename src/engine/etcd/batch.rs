@@ -1,7 +1,7 @@
 //! Batch: changes of several requests, in one transaction of etcd.
 //!
-//! It compares that the session of this replica exists and that the note of its lane is the one that the watch has shown last, so that
-//! a batch whose reply was lost is not applied twice. Each request has a nested transaction with comparisons of its own: if another
+//! The transaction compares that the session of this replica exists and that the note of its lane is the one that the watch has shown
+//! last, so that a batch whose reply was lost is not applied twice. Each request has a nested transaction with comparisons of its own: if another
 //! replica has changed one of its keys, only that request is decided again.
 
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub struct InFlightRequest {
 pub struct ExpirationChange {
     /// Service.
     pub service: ServiceName,
-    /// Revision of etcd at which they were last counted; 0 if they were not.
+    /// Revision of etcd at which the expirations were last counted; 0 if they were not.
     pub guard: u64,
     /// New value.
     pub value: Vec<u8>,
@@ -64,7 +64,7 @@ pub struct Batch {
     pub expirations: Vec<ExpirationChange>,
 }
 
-/// One of the sequences of batches of a session.
+/// Sequence of batches of a session, of which at most one is in flight.
 #[derive(Debug, Default)]
 pub struct Lane {
     /// Sequence number of the last batch.

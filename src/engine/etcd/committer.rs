@@ -36,7 +36,7 @@ use crate::{
     registry::{ClockReading, Command, CommandOutcome, PolicyOutcome, Registry},
 };
 
-/// Number of batches that are in flight at the same time.
+/// Number of lanes. Each has at most one batch in flight.
 pub const LANES: usize = 4;
 /// Maximum number of commands in a batch. A nested transaction may have up to 28 operations then.
 const MAX_COMMANDS: usize = 100;
@@ -105,7 +105,7 @@ impl Committer {
         self.queue.is_empty() && self.lanes.iter().all(|lane| lane.in_flight.is_none())
     }
 
-    /// Decides waiting requests and fills the free lanes. Returns the lanes with a new batch, and its transaction.
+    /// Decides waiting requests and fills the free lanes. Returns each lane that has a new batch, with the transaction of the batch.
     pub fn fill(&mut self, stored: &StoredKeys, now: ClockReading) -> Vec<(usize, EtcdTransaction)> {
         let mut started = Vec::new();
         for lane in 0..LANES {
@@ -281,7 +281,7 @@ impl Committer {
             for target in request.queued.request.targets() {
                 self.in_flight.remove(&target);
             }
-            // After a snapshot it shows when the request is decided again: a change that was made is then the present state.
+            // After a snapshot, only another decision shows the outcome: a change that was made is then the present state.
             let is_done = !applied.is_snapshot
                 && request.decision.changes.first().is_some_and(|change| applied.changed.contains_key(&change.key));
             if !is_done {

@@ -1,7 +1,8 @@
 //! Expired leases of a service, counted over all replicas.
 //!
-//! Each expiration compares and rewrites this value, so that replicas cannot each spend what self-preservation allows for the service: an
-//! expiration that another replica did not know of is judged again. A replica that starts counts what was spent recently.
+//! Each expiration compares and rewrites this value, so that the replicas together expire no more leases of the service than
+//! self-preservation permits: an expiration that was decided without knowledge of one at another replica is decided again. A replica that
+//! starts learns from the value how many leases have expired recently.
 
 use std::time::Duration;
 

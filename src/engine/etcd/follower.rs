@@ -24,13 +24,13 @@ pub enum Followed {
     Progress(u64),
     /// The watch has ended and is being resumed.
     Interrupted(EtcdError),
-    /// State, with the reason for which it is read instead of the changes.
+    /// Snapshot of all keys, with the reason for which it was read instead of the changes.
     Snapshot(KeySnapshot, &'static str),
     /// etcd's newest revision is older than one that was applied: its history was replaced, and following ends.
     HistoryReplaced(EtcdError),
 }
 
-/// Watches from a revision on until the receiver is dropped. `None`: reads the state first. Asks for progress when `progress` is
+/// Watches from a revision on until the receiver is dropped. `None`: reads a snapshot first. Asks for progress when `progress` is
 /// notified.
 pub async fn follow(
     client: EtcdClient,

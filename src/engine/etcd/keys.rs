@@ -3,11 +3,14 @@
 //! | key, below `/callboard/v1/CLUSTER/` | value |
 //! |---|---|
 //! | `meta` | [`RegistryMeta`](super::RegistryMeta) |
-//! | `s/SESSION` | [`ReplicaSession`](super::ReplicaSession); the only key with a lease of etcd |
+//! | `s/SESSION` | [`ReplicaSession`](super::ReplicaSession) |
 //! | `i/SERVICE/ID` | [`InstanceValue`](super::InstanceValue) |
 //! | `p/SERVICE`, `p/` for the defaults | [`PolicyValue`](super::PolicyValue) |
 //! | `b/SESSION/LANE` | [`BatchNote`](super::BatchNote) |
+//! | `r/SESSION` | [`ReleaseRequest`](super::ReleaseRequest) |
 //! | `x/SERVICE` | [`ExpirationWindow`](super::ExpirationWindow) |
+//!
+//! The keys of a session (`s/`, `b/`, `r/`) have its lease of etcd, which deletes them when the replica is gone.
 //!
 //! Clusters, services and ids are percent-encoded: all characters but letters, digits and `-._~`. So each identity has one key, a
 //! segment has no slash, and the keys of a service have a prefix that no other service has.

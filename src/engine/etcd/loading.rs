@@ -116,7 +116,7 @@ pub async fn agree_on_incarnation(
     }
 }
 
-/// Repeats an operation until it succeeds, or fails with an error that no other member would answer differently, or the time is over.
+/// Repeats an operation until it succeeds, fails with an error that every member would return, or the time is over.
 pub async fn until_answered<T, F: Future<Output = Result<T, EtcdError>>>(
     limit: Duration,
     mut operation: impl FnMut() -> F,

@@ -1,4 +1,4 @@
-//! Session of this replica: the one key that etcd deletes when the replica is gone.
+//! Session of this replica: a key with a lease of etcd, which deletes it when the replica is gone.
 
 use std::time::Duration;
 
@@ -26,12 +26,13 @@ pub struct OwnSession {
     pub key: String,
     /// Revision of etcd at which the key was created.
     pub epoch: SessionEpoch,
-    /// Lease of etcd, whose expiry deletes the key.
+    /// Lease of etcd, whose expiry deletes the key, the batch notes and the release request of the session.
     pub lease: EtcdLease,
 }
 
 impl OwnSession {
-    /// Begins a session. An earlier session of this process ends at the same revision, so that no batch of it can follow.
+    /// Begins a session. An earlier session of this process ends at the same revision, so that no batch of the earlier one
+    /// can be executed later.
     pub async fn begin(
         client: &EtcdClient,
         keys: &KeySpace,

@@ -1,7 +1,8 @@
 //! Format and incarnation of a registry in etcd.
 //!
-//! The first replica writes them. All replicas read them before anything else, and start over if they change: the keys were removed, or
-//! restored from a backup. A replica that finds out writes another incarnation, with revisions above all earlier ones.
+//! The first replica writes both. All replicas read them before anything else, and read the registry again if they change: the keys were
+//! removed, or restored from a backup. The first replica that detects this writes another incarnation, with revisions above all earlier
+//! ones.
 
 use prost::Message;
 

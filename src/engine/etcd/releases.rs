@@ -1,7 +1,7 @@
 //! Releases: an instance is registered for another boot at a replica that does not hold it.
 //!
-//! Only the holder knows that the heartbeat stream of the old boot is broken. The replica with the registration sets it aside and asks
-//! the holder, by a key in etcd, to release the instance. The holder makes the asking replica the holder if the stream is
+//! Only the holder knows that the heartbeat stream of the old boot is broken. The replica that receives the registration sets it
+//! aside and asks the holder, by a key in etcd, to release the instance. The holder makes the asking replica the holder if the stream is
 //! broken, or breaks within a second. Then the registration is decided again; it is rejected if nothing has happened within a second.
 
 use std::{collections::HashMap, mem, sync::Arc, time::Duration};
@@ -40,7 +40,7 @@ pub struct Releases {
     unsent: Vec<InstanceKey>,
     /// Registrations that wait, and the time at which they are rejected.
     waiting: Vec<(InstanceKey, QueuedRequest, Duration)>,
-    /// Instances that this replica holds and was asked for, by which session, and until when it may release them.
+    /// Instances that this replica holds and others asked for: the session that asked, and the time until which this replica may release.
     requested: Vec<(InstanceKey, SessionEpoch, Duration)>,
 }
 
@@ -115,7 +115,7 @@ impl Releases {
         self.take_waiting(|_, until| now >= until)
     }
 
-    /// Returns the registrations that wait, because the replica ends.
+    /// Takes the registrations that wait, to reject them when the replica ends.
     pub fn stop(&mut self) -> Vec<QueuedRequest> {
         self.take_waiting(|_, _| true)
     }

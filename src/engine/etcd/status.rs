@@ -22,7 +22,7 @@ pub struct ReplicaStatus {
     session_ms: AtomicU64,
     /// Time at which the watch last made progress.
     watch_ms: AtomicU64,
-    /// Time from which on etcd counts as out of reach, plus 1 ms; 0 while it does not. The replica clears it once the leases have their grace.
+    /// Time from which on etcd counts as out of reach, plus 1 ms; 0 while etcd is in reach. Cleared once all leases have a full TTL.
     frozen_ms: AtomicU64,
     /// Names of the replicas by their sessions.
     pub replica_names: Arc<ReplicaNames>,
@@ -49,7 +49,7 @@ impl ReplicaStatus {
         self.session_ms.store(0, Ordering::Relaxed);
     }
 
-    /// Returns whether etcd has confirmed session and watch lately.
+    /// Returns whether etcd has confirmed the session and the watch within [`MAX_UNCONFIRMED`].
     pub fn is_confirmed(&self, now: Duration) -> bool {
         let oldest = self.session_ms.load(Ordering::Relaxed).min(self.watch_ms.load(Ordering::Relaxed));
         millis(now).saturating_sub(oldest) < millis(MAX_UNCONFIRMED)

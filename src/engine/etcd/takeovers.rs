@@ -18,7 +18,7 @@ use crate::{
 
 /// Interval at which instances without a lease whose holder is gone are looked at.
 const ADOPTION_INTERVAL: Duration = Duration::from_secs(1);
-/// Minimum time that an orphan keeps after the session of its holder has ended.
+/// Minimum time from the end of a holder's session until another replica expires a lease that the session held.
 const MIN_ORPHAN_TIME: Duration = Duration::from_secs(15);
 /// Minimum time between two claims of an instance whose holder is gone.
 const MIN_CLAIM_INTERVAL: Duration = Duration::from_secs(1);
@@ -54,8 +54,8 @@ impl Takeovers {
         Self { registry, metrics, claims, left, next_adoption: Duration::ZERO }
     }
 
-    /// Claims an instance, unless it was claimed a short time ago. A live holder loses it at most twice in a TTL: if it has claimed the
-    /// instance back meanwhile, a program that sends its heartbeats here must be heard before the lease expires there.
+    /// Claims an instance, unless it was claimed a short time ago. A live holder loses it at most twice in a TTL: if the holder
+    /// claims the instance back meanwhile, a further heartbeat that arrives here must lead to another claim before the lease expires there.
     pub fn claim(
         &mut self,
         (service, id): InstanceKey,
@@ -101,7 +101,7 @@ impl Takeovers {
         self.orphan(&orphans, own, stored, now);
     }
 
-    /// Does the same for all sessions that are not live: they ended while this replica did not watch.
+    /// Makes the leases of all sessions that are not live expire here: these sessions ended while this replica did not watch.
     pub fn sessions_ended_unseen(&mut self, own: SessionEpoch, stored: &StoredKeys, now: ClockReading) {
         let orphans = self.entries(|holder| holder != own && !stored.sessions.is_live(holder));
         let unseen: Vec<_> = orphans.into_iter().filter(|entry| !self.left.contains_key(&entry.holder)).collect();
@@ -131,7 +131,7 @@ impl Takeovers {
     }
 
     /// Claims the instances without a lease whose holder is gone, in the order of the ranks, and forgets old claims. Called many times a
-    /// second; looks at them once a second.
+    /// second; looks at the instances once a second.
     pub fn adopt(&mut self, stored: &StoredKeys, committer: &mut Committer, now: Duration) {
         if now < self.next_adoption {
             return;

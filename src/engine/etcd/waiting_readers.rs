@@ -49,13 +49,13 @@ impl WaitingReader {
 /// Readers that wait.
 #[derive(Debug, Default)]
 pub struct WaitingReaders {
-    /// Readers that arrived after the present read of etcd's revision was sent. The next one serves all of them.
+    /// Readers that arrived after the present read of etcd's revision was sent. The next read serves all of them.
     arrived: Vec<WaitingReader>,
     /// Readers that the present read serves. `None`: no read is in flight.
     asking: Option<Vec<WaitingReader>>,
-    /// Readers that wait for all changes up to a revision of etcd.
+    /// Readers that wait until this replica has received all changes up to a revision of etcd.
     waiting: ReadersByRevision,
-    /// Readers that wait for a change of the registry with a revision of etcd.
+    /// Readers that wait until this replica has applied a change at or above a revision of etcd.
     behind: ReadersByRevision,
 }
 

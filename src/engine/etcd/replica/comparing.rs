@@ -17,9 +17,9 @@ use crate::{
     random,
 };
 
-/// Interval between two comparisons.
+/// Minimum interval between two comparisons.
 pub(super) const INTERVAL: Duration = Duration::from_mins(1);
-/// Maximum time by which an interval is longer, so that replicas do not read at the same time.
+/// Maximum random time that is added to the interval, so that replicas do not read at the same time.
 const MAX_JITTER_MS: u64 = 20_000;
 /// Time between two requests: 100,000 keys take 10 s.
 const PAGE_DELAY: Duration = Duration::from_millis(200);

@@ -39,8 +39,8 @@ impl EtcdReplica {
         }
     }
 
-    /// Removes the counted expirations of services that are gone. The first replica in the order of the key does; if its request is lost, it
-    /// tries again later.
+    /// Removes the counted expirations of services that are gone. Only the first replica in the order of the key does
+    /// so. If its request is lost, it tries again later.
     fn forget_expirations(&self) {
         let (own, now) = (self.committer.session().epoch, self.clock.now().wall);
         let is_forgettable = |(service, window): &(&ServiceName, &ExpirationWindow)| {
