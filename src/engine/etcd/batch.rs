@@ -1,8 +1,8 @@
 //! Batch: changes of several requests, in one transaction of etcd.
 //!
 //! The transaction compares that the session of this replica exists and that the note of its lane is the one that the watch has shown
-//! last, so that a batch whose reply was lost is not applied twice. Each request has a nested transaction with comparisons of its own: if another
-//! replica has changed one of its keys, only that request is decided again.
+//! last, so that a batch whose reply was lost is not applied twice. Each request has a nested transaction with comparisons of its own: if
+//! another replica has changed one of its keys, only that request is decided again.
 
 use std::time::Duration;
 

@@ -49,7 +49,7 @@ impl ReplicaStatus {
         self.session_ms.store(0, Ordering::Relaxed);
     }
 
-    /// Returns whether etcd has confirmed the session and the watch within [`MAX_UNCONFIRMED`].
+    /// Returns whether etcd has confirmed the session and the watch recently enough.
     pub fn is_confirmed(&self, now: Duration) -> bool {
         let oldest = self.session_ms.load(Ordering::Relaxed).min(self.watch_ms.load(Ordering::Relaxed));
         millis(now).saturating_sub(oldest) < millis(MAX_UNCONFIRMED)
