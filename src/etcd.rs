@@ -6,13 +6,13 @@
 //! | [`EtcdWatch`] | changes of the keys with a prefix, one batch for each revision of etcd |
 //! | [`EtcdError`] | failed request, and whether etcd may have executed it |
 //!
-//! etcd's members are not balanced over. A client uses one member and stays with it while it works; after a failure it goes
-//! on with the next. A request that was certainly not executed is repeated there. One that may have been executed is repeated
-//! only where a repetition does no harm; a transaction fails instead, and its caller decides.
+//! A client does not balance its requests over the members. It uses one member while that member works, and the next one after
+//! a failure. A request that was certainly not executed is repeated at the next member. A request that may have been executed is
+//! repeated only if executing it twice does no harm; a transaction fails instead, and its caller decides.
 //!
-//! All requests demand that the member has a leader, because a member that has lost its quorum accepts streams and sends
-//! nothing. There are no HTTP/2 pings: etcd closes connections with more than one in 5 seconds. A watch asks for progress
-//! every second instead.
+//! All requests but those for a status demand that the member has a leader, because a member without a quorum accepts streams
+//! and sends nothing. The client sends no HTTP/2 pings, because etcd closes connections that send more than one in 5 seconds.
+//! A watch asks for progress every second instead.
 
 mod client;
 mod connection;

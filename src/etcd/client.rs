@@ -218,7 +218,7 @@ impl EtcdClientShared {
         self.members[member].url()
     }
 
-    /// Goes on with the member after this one, unless another request has done so already.
+    /// Makes the member after this one the member in use, unless another request has done so already.
     fn leave(&self, member: usize) {
         let next = (member + 1) % self.members.len();
         let _moved = self.current.compare_exchange(member, next, Ordering::Relaxed, Ordering::Relaxed);
@@ -317,7 +317,7 @@ impl EtcdClientShared {
         }
     }
 
-    /// Returns the error of a request without answer. Its connection may hang, so later requests use another.
+    /// Returns the error of a request without an answer. Its connection may hang, so later requests use another connection.
     pub(super) fn timed_out(&self, member: usize, connection: &MemberConnection) -> EtcdError {
         self.members[member].abandon(connection);
         let reason = format!("nothing within {}", humantime::format_duration(self.request_timeout));
