@@ -1,19 +1,20 @@
 //! Times at which a replica that cannot reach its store ends streams, so that their clients go to a replica that can.
 //!
-//! If this replica alone is cut off, the others remove what it holds some time after its session has ended, although heartbeats
-//! arrive here. If the store is away for all replicas, nothing is gained by moving, and clients may come back at once. So the
-//! streams end in periods that double in length, each stream once in a period: an outage of an hour costs a client ten periods.
+//! If this replica alone is cut off, the other replicas remove the instances that it holds some time after its session has ended,
+//! although heartbeats arrive here. If the store is away for all replicas, moving gains nothing, and clients may come back at once.
+//! So the streams end in periods that double in length, each stream once in a period: an outage of an hour has ten periods.
 
 use std::time::Duration;
 
-/// Time from the loss of the store to the first period, and length of this period.
+/// Time from the moment at which the store counts as lost to the first period, and length of this period.
 ///
-/// The store counts as lost after four seconds. The others remove instances 23 seconds after the loss at the earliest, and a
-/// stream ends with a heartbeat, so the first two periods are in time for a TTL of 15 s.
+/// The store counts as lost four seconds after it last confirmed the session or the watch. The other replicas remove instances 25
+/// seconds after the last confirmation of the session at the earliest. A stream ends with a heartbeat, so the first two periods, which
+/// end at most 20 seconds after that confirmation, are in time for a TTL of 15 s.
 const FIRST_PERIOD: Duration = Duration::from_secs(4);
 
-/// Returns the time, since the loss of the store, at which a stream ends that was opened at `opened` since the loss; zero if it was
-/// opened before. `stream`: number of the stream, which spreads the ends over the period.
+/// Returns the time at which a stream ends that was opened at `opened`. Both are times since the store counts as lost; `opened` is zero
+/// for a stream that was opened before. `stream`: number of the stream, which spreads the ends over the period.
 #[must_use]
 pub fn stream_end(opened: Duration, stream: u64) -> Duration {
     let mut start = FIRST_PERIOD;
