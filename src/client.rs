@@ -7,8 +7,8 @@
 //! | [`Watch`] | receives the instances of services, and every change to them |
 //!
 //! All survive restarts of the registry: they reconnect with jittered delays, register again when the registry has
-//! forgotten the lease, and resume a watch from its last token. With several [`Servers`] they go on with the next when one
-//! fails.
+//! forgotten the lease, and resume a watch from its last token. With several [`Servers`] they go on with the next server when
+//! one fails.
 //!
 //! ```no_run
 //! use callboard::client::{Discovery, Servers};

@@ -13,8 +13,8 @@ const MAX_STAY: Duration = Duration::from_mins(4);
 /// Time after a notice, without a further one, after which the next one counts as the first again.
 const RECOVERY_TIME: Duration = Duration::from_mins(10);
 
-/// Servers that announced that they cannot reach their store. The stream moves on from one to the next. If all of them are cut
-/// off, it stays twice as long each time.
+/// Servers that announced that they cannot reach their store. The stream moves on from one to the next, and stays twice as long
+/// after each announcement, because all of them may be cut off.
 #[derive(Debug, Default)]
 pub(super) struct DegradedServers {
     /// Time at which the stream leaves the present server.

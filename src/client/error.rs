@@ -46,7 +46,7 @@ pub enum ClientError {
     /// The registry announced that it is shutting down.
     #[error("the registry is shutting down")]
     GoingAway,
-    /// The registry has announced that it cannot reach its store, and there are others.
+    /// The replica has announced that it cannot reach its store, and the client can use another replica.
     #[error("the registry cannot reach its store")]
     Degraded,
     /// The registry rejected the request with this status.

@@ -282,7 +282,7 @@ impl RegistrationTask {
             return RegistrationEnd::Deregistered { removed: false };
         };
         if self.interrupted {
-            // The connection has failed; the connector may be at another registry by now.
+            // The connection has failed; the connector may be at another replica by now.
             client = Client::new(self.connector.channel());
         }
         let lease = self.lease.take().map(|lease| lease.id);

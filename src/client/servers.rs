@@ -1,4 +1,4 @@
-//! Lists of registries, and failover between them.
+//! Replicas of a registry, and failover between them.
 
 use std::{
     fmt,
@@ -65,7 +65,7 @@ impl<F: Fn() -> Channel + Send + Sync> StreamConnector for F {
 pub struct Servers(Arc<[Endpoint]>);
 
 impl Servers {
-    /// Parses addresses of registries that speak TLS, separated by commas. The prefix `https://` is optional.
+    /// Parses addresses of replicas that speak TLS, separated by commas. The prefix `https://` is optional.
     ///
     /// # Errors
     ///
@@ -107,7 +107,7 @@ impl Servers {
         Ok(Self(endpoints))
     }
 
-    /// Returns the connector of one stream. Each stream has its own, so that one that fails does not move the others.
+    /// Returns the connector of one stream. Each stream has its own, so that a failed stream does not move the others.
     pub(crate) fn connector(&self) -> Box<dyn StreamConnector> {
         Box::new(ServerSelector { order: self.shuffled(), failures: AtomicUsize::new(0) })
     }

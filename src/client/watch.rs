@@ -12,8 +12,8 @@ use crate::pb::callboard::v1::{
     discovery_service_client::DiscoveryServiceClient, watch_response::Message,
 };
 
-/// Timeout of the attempt to open a stream. A registry that hangs accepts connections all the same. It is shorter than the time
-/// that a channel's first call waits, so that the next registry is asked within that time.
+/// Timeout of the attempt to open a stream. A replica that hangs accepts connections all the same. The timeout is shorter than the
+/// time that a channel's first call waits, so that the next replica is asked within that time.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Event of a watch.
@@ -155,7 +155,7 @@ impl Watch {
     ///
     /// # Errors
     ///
-    /// Only permanent errors: the selector or the filter is invalid, or access is denied. A further call asks the next registry.
+    /// Only permanent errors: the selector or the filter is invalid, or access is denied. A further call asks the next replica.
     pub async fn next(&mut self) -> Result<WatchEvent, ClientError> {
         loop {
             if let Some(event) = self.ready.pop_front() {
