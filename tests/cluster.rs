@@ -9,7 +9,7 @@
 //! | `fault` | the faults, each with its beginning and its end |
 //! | `quota` | maintenance of etcd |
 //! | `workload`, `work` | all clients, which run through the faults, and the phase in which they write |
-//! | `heartbeat_client`, `short_lived`, `contender` | instances: one that lives on, some that fall silent, boots that want one id |
+//! | `heartbeat_client`, `short_lived`, `contender` | instances: one that stays, some that stop heartbeats, boots that compete for an id |
 //! | `library` | instances and a watch of the Rust client |
 //! | `ticker`, `writer` | changes, and writes whose outcome is checked |
 //! | `watcher`, `xds_watcher` | watches and xDS streams that resume at other replicas |

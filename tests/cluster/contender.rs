@@ -1,4 +1,4 @@
-//! Boots that want one id.
+//! Programs that compete for one id, each under a new boot id at each attempt.
 
 use std::time::Duration;
 

@@ -15,7 +15,7 @@ use crate::harness::{Direction, Flow, Proxy, Random, Span, wall, within};
 
 /// Maximum time until a member whose disk is full ends: it has space left in files that it made before.
 const MAX_FULL_DISK_TIME: Duration = Duration::from_secs(20);
-/// Times that a replica read its state again after a compaction.
+/// Metric: number of times that a replica read its state again.
 const RELOADS: &str = "callboard_etcd_reloads_total";
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Size of a value that uses up space.
@@ -23,7 +23,7 @@ const FILLER_BYTES: usize = 128 * 1024;
 /// Number of such values at most: twice the quota of a test, or the size of its small disk.
 const MAX_FILLERS: usize = 400;
 
-/// Fault. Replicas are named by their number; the members of etcd by what they are at the moment.
+/// Fault. A replica is given by its number, a member of etcd by its role at the beginning of the fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// SIGKILL of a replica.

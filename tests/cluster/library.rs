@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Events of a watch, and what follows from them.
+/// Outputs of a watch of the Rust client, and the instances that it lost.
 #[derive(Debug, Default)]
 pub struct LibraryWatch {
     pub outputs: Vec<ClientOutput>,

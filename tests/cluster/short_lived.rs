@@ -24,7 +24,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Time after which the next instance is started although the last one is still registered.
 const MAX_WAIT: Duration = Duration::from_mins(1);
 
-/// Client that starts one instance after the other. Two silent ones at a time would be too many for self-preservation.
+/// Client that starts one instance after the other. Two silent instances at a time would exceed the threshold of self-preservation.
 #[derive(Debug)]
 pub struct ShortLived {
     replicas: ReplicaAddresses,

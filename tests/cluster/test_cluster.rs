@@ -71,7 +71,7 @@ pub struct TestCluster {
     logs: TempDir,
 }
 
-/// A replica that may be killed at the moment.
+/// Address of a replica, and its process unless it has ended.
 #[derive(Debug)]
 struct ReplicaProcess {
     address: SocketAddr,

@@ -1,4 +1,4 @@
-//! Watchers that resume at another replica when theirs fails or falls silent, and some that move for no reason.
+//! Watchers that resume at another replica when their replica fails or sends nothing. Some of them also move every few seconds.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ const STAYS_MS: (u64, u64) = (500, 4_000);
 /// Movement between replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Habit {
-    /// Moves when its replica fails.
+    /// Moves only when its replica fails or sends nothing.
     Stays,
     /// Moves every few seconds as well.
     Moves,

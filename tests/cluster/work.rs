@@ -10,7 +10,7 @@ pub const LIVE: &str = "live";
 pub const TICKS: &str = "ticks";
 /// Service of the writers.
 pub const WRITTEN: &str = "written";
-/// Service whose one id two boots want.
+/// Service with one id, for which two programs compete.
 pub const CONTESTED: &str = "contested";
 /// All services.
 pub const SERVICES: [&str; 4] = [LIVE, TICKS, WRITTEN, CONTESTED];

@@ -24,12 +24,12 @@ use crate::{
 
 /// TTL of instances that live through all faults.
 pub const LIVE_TTL: Duration = Duration::from_secs(6);
-/// Instances on raw heartbeat streams. Self-preservation of their service begins with a fifth.
+/// Number of instances on raw heartbeat streams. Self-preservation of their service begins with a fifth of its instances.
 const LIVE_INSTANCES: u8 = 9;
-/// Instances of the Rust client.
+/// Number of instances of the Rust client.
 const LIBRARY_INSTANCES: u8 = 2;
 const WRITERS: u64 = 3;
-/// Boots that want one id.
+/// Number of programs that compete for one id.
 const BOOTS: u64 = 2;
 
 /// All clients while they run.
@@ -126,7 +126,7 @@ impl Workload {
         }
     }
 
-    /// Lets no client start a write, or lets them go on.
+    /// Pauses the writes of all clients, or continues them.
     pub fn pause(&self, paused: bool) {
         self.phase.send_replace(if paused { WorkPhase::Paused } else { WorkPhase::Working });
     }

@@ -1,4 +1,4 @@
-//! Client that registers and deregisters its own instances, and knows what each of them has to be.
+//! Client that registers and deregisters its own instances, and knows the expected state of each of them.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ pub struct Writer {
     pub unknown: u64,
     /// Deregistrations with the lease of an earlier registration that were answered.
     pub stale_deletes: u64,
-    /// Instances that one of them removed.
+    /// Instances that such a deregistration removed.
     removed_with_earlier_lease: Vec<Key>,
 }
 

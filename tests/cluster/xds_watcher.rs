@@ -1,4 +1,4 @@
-//! xDS clients of the live instances, which resume at another replica when theirs fails or falls silent.
+//! xDS clients of the live instances, which resume at another replica when their replica fails or sends nothing.
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Consul's agent, which several replicas are together.
+//! Several replicas as one agent of Consul's API.
 
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ async fn replicas_are_one_agent_with_one_node() {
                 *stats = Value::Null;
             }
             if let Some(nodes) = agent.as_array_mut() {
-                // They have the revision of the start of the replica.
+                // The indexes of the node are the revision at which the replica started.
                 for node in nodes {
                     node["CreateIndex"] = Value::Null;
                     node["ModifyIndex"] = Value::Null;

@@ -205,7 +205,7 @@ async fn heartbeating_instances_of_a_replica_that_alone_is_cut_off_are_never_abs
     let (mut programs, mut raw) = (Vec::new(), Vec::new());
     for number in 0..INSTANCES {
         programs.push(program(&all, &format!("rust-{number}"), ttl_of(number)).await);
-        // They know of the cut-off replica and one more, and begin at the former.
+        // These programs know the replica that is cut off and one more, and begin at the one that is cut off.
         let id = format!("raw-{number}");
         raw.push(RawProgram::register(&clients[..2], 0, &id, ttl_of(number)).await);
     }
@@ -235,7 +235,7 @@ async fn heartbeating_instances_of_a_replica_that_alone_is_cut_off_are_never_abs
         healthy.assert_alive();
     }
     proxy.calm();
-    // The healed replica sees what the others see, and takes nothing from them that it cannot keep.
+    // The replica lists the same instances as the others again.
     within("agreement", async {
         while clients[0].list("web").await != clients[1].list("web").await {
             sleep(Duration::from_millis(100)).await;

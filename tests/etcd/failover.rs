@@ -144,7 +144,7 @@ async fn kills_of_leaders_neither_lose_nor_repeat_a_transaction() {
         }
         let leader = cluster.leader().await;
         let before = counter.value;
-        // The kill strikes while an increment is under way.
+        // The leader is killed while an increment is in progress.
         let ((), ()) = tokio::join!(counter.increment(), cluster.kill(leader));
         within("an increment without the leader", async {
             while counter.value < before + 20 {
