@@ -149,6 +149,12 @@ pub enum EtcdEngineError {
     /// etcd's contents were replaced while they were read.
     #[error("{0}: start the replica again")]
     Replaced(String),
+    /// An import has written a part of the registry.
+    #[error(
+        "an import is writing the keys below {0}: start the replica once it has ended; if it was interrupted, remove these keys, and \
+         import again"
+    )]
+    IncompleteImport(String),
     /// etcd did not send the latest changes in time.
     #[error(
         "etcd sent none of the latest changes for 30 s: look at the health of its members, and start the replica again"

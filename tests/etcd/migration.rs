@@ -1,10 +1,15 @@
 //! A registry that moves between stores: from disk to etcd, within etcd, back to disk, and from memory to etcd.
 
-use callboard::pb::callboard::v1::LeaseState;
+use std::time::Duration;
+
+use callboard::{
+    etcd::{EtcdClient, EtcdRange},
+    pb::callboard::v1::LeaseState,
+};
 use tempfile::TempDir;
 
 use crate::{
-    harness::{Child, EtcdCluster, ServerProcess},
+    harness::{Child, Direction, EtcdCluster, Flow, Proxy, ServerProcess, instance, within},
     live_export::{
         contents::{MovingContents, assert_lease_is, run},
         in_memory,
@@ -90,6 +95,44 @@ async fn registry_moves_from_memory_to_etcd_while_programs_use_it() {
     assert_lease_is(&lease, &memory, LeaseState::Held).await;
     program.is_seen().await;
     program.assert_never_missed();
+}
+
+/// Returns the number of keys with this prefix.
+async fn count(client: &EtcdClient, prefix: &str) -> usize {
+    client.range(EtcdRange::prefix(prefix.to_owned())).await.unwrap().entries.len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs etcd: just etcd"]
+async fn replica_does_not_start_with_a_part_of_an_import() {
+    let (etcd, files) = (EtcdCluster::start(1).await, TempDir::new().unwrap());
+    let exported = files.path().join("export.jsonl").to_str().unwrap().to_owned();
+    let memory = ServerProcess::start(&[]).await;
+    let client = memory.client().await;
+    for number in 0..600 {
+        client.register(instance("web", &format!("i{number}"))).await.unwrap();
+    }
+    run(&["export", "--server", &memory.address(), &exported]).await;
+
+    // Each of several transactions takes a while, and the import is killed after one of them.
+    let proxy = Proxy::before(etcd.address(0)).await;
+    proxy.flow(Direction::Down, Flow::Late(Duration::from_millis(200)));
+    let through = format!("http://{}", proxy.address());
+    let import = Child::start(&["import", "--etcd", &through, "--cluster", "one", &exported]);
+    let reader = etcd.client();
+    within("a part of the import", async {
+        while count(&reader, "/callboard/v1/one/i/").await == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    import.kill().await;
+    let arguments = ["--etcd", &etcd.endpoints(), "--cluster", "one", "--dns", "off"];
+    let ended = ServerProcess::begin("127.0.0.1:0", &arguments).ended().await;
+    assert!(ended.stderr.contains("an import is writing the keys below /callboard/v1/one/"), "{}", ended.stderr);
+    assert_eq!(count(&reader, "/callboard/v1/one/meta").await, 0);
+    let again = Child::run(&["import", "--etcd", &etcd.endpoints(), "--cluster", "one", &exported]).await;
+    assert!(!again.status.success() && again.stderr.contains("remove the keys below"), "{}", again.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,6 +9,7 @@
 //! | `b/SESSION/LANE` | [`BatchNote`](super::BatchNote) |
 //! | `r/SESSION` | [`ReleaseRequest`](super::ReleaseRequest) |
 //! | `x/SERVICE` | [`ExpirationWindow`](super::ExpirationWindow) |
+//! | `import` | empty; exists while an import writes the other keys |
 //!
 //! The keys of a session (`s/`, `b/`, `r/`) have its lease of etcd, which deletes them when the replica is gone.
 //!
@@ -41,6 +42,7 @@ const POLICIES: &str = "p/";
 const NOTES: &str = "b/";
 const RELEASE_REQUESTS: &str = "r/";
 const EXPIRATIONS: &str = "x/";
+const IMPORT: &str = "import";
 
 /// Key of a value in etcd.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -91,6 +93,12 @@ impl KeySpace {
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// Key that exists while an import writes the registry. No replica starts meanwhile.
+    #[must_use]
+    pub fn import_mark(&self) -> String {
+        format!("{}{IMPORT}", self.prefix)
     }
 
     /// Beginning of the keys of all sessions.

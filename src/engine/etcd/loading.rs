@@ -59,21 +59,28 @@ pub async fn newest_revision(client: EtcdClient, keys: KeySpace) -> Option<u64> 
     newest.map(|newest| newest.revision)
 }
 
-/// Reads the meta value, and writes it if this is the first replica. Returns it with the revision of etcd at which it was written.
-pub async fn read_meta(client: &EtcdClient, keys: &KeySpace, first: RegistryMeta) -> Result<(Vec<u8>, u64), EtcdError> {
+/// Reads the meta value, and writes it if this is the first replica. Returns it with the revision of etcd at which it was written. `None`:
+/// an import is writing the registry.
+pub async fn read_meta(
+    client: &EtcdClient,
+    keys: &KeySpace,
+    first: RegistryMeta,
+) -> Result<Option<(Vec<u8>, u64)>, EtcdError> {
     let key = keys.encode(&RegistryKey::Meta);
     let value = first.encode();
     let transaction = EtcdTransaction {
-        compares: vec![EtcdCompare::absent(key.clone())],
+        compares: vec![EtcdCompare::absent(key.clone()), EtcdCompare::absent(keys.import_mark())],
         success: vec![EtcdOperation::put(key.clone(), value.clone())],
         failure: vec![EtcdOperation::Range(EtcdRange::key(key))],
     };
     let result = client.transact(&transaction).await?;
-    let found = result.responses.into_iter().find_map(|response| match response {
+    if result.succeeded {
+        return Ok(Some((value, result.revision)));
+    }
+    Ok(result.responses.into_iter().find_map(|response| match response {
         EtcdResponse::Range(found) => found.entries.into_iter().next().map(|entry| (entry.value, entry.mod_revision)),
         EtcdResponse::Put | EtcdResponse::Delete { .. } | EtcdResponse::Nested(_) => None,
-    });
-    Ok(found.unwrap_or((value, result.revision)))
+    }))
 }
 
 /// Error of reading the contents that have replaced those of etcd.

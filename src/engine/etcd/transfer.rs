@@ -160,6 +160,7 @@ struct EtcdImport<'a> {
 
 impl EtcdImport<'_> {
     async fn write(&mut self, records: &LoadedRecords, meta: RegistryMeta) -> Result<(), TransferError> {
+        self.begin().await?;
         let policies = records.policies.iter().map(TransferredRecord::Policy);
         let instances = records.instances.iter().map(TransferredRecord::Instance);
         let mut batch = Vec::new();
@@ -178,8 +179,49 @@ impl EtcdImport<'_> {
         if !batch.is_empty() {
             self.put(batch).await?;
         }
-        // Replicas use the keys from here on.
-        self.put(vec![(self.keys.encode(&RegistryKey::Meta), meta.encode())]).await
+        self.complete(meta).await
+    }
+
+    /// Marks the registry as incomplete, so that no replica starts with a part of it.
+    async fn begin(&mut self) -> Result<(), TransferError> {
+        let (mark, meta) = (self.keys.import_mark(), self.keys.encode(&RegistryKey::Meta));
+        self.written.push((mark.clone(), None));
+        let transaction = EtcdTransaction {
+            compares: vec![EtcdCompare::absent(meta), EtcdCompare::absent(mark.clone())],
+            success: vec![EtcdOperation::put(mark, Vec::new())],
+            failure: Vec::new(),
+        };
+        let result = self.client.transact(&transaction).await?;
+        if !result.succeeded {
+            self.written.clear(); // another import has begun
+            return Err(TransferError::NotEmpty(self.cluster.to_owned(), self.keys.prefix().to_owned()));
+        }
+        self.written = vec![(self.keys.import_mark(), Some(result.revision))];
+        Ok(())
+    }
+
+    /// Writes the meta key in place of the mark: replicas use the keys from here on.
+    async fn complete(&self, meta: RegistryMeta) -> Result<(), TransferError> {
+        let key = self.keys.encode(&RegistryKey::Meta);
+        let transaction = EtcdTransaction {
+            compares: vec![EtcdCompare::absent(key.clone())],
+            success: vec![
+                EtcdOperation::put(key.clone(), meta.encode()),
+                EtcdOperation::delete(self.keys.import_mark()),
+            ],
+            failure: Vec::new(),
+        };
+        let completed = self.client.transact(&transaction).await;
+        if completed.as_ref().is_ok_and(|result| result.succeeded) {
+            return Ok(());
+        }
+        // The reply to an earlier attempt may have been lost.
+        let range = || self.client.range(EtcdRange::key(key.clone()));
+        let found = until_answered(START_TIMEOUT, range).await?;
+        if found.entries.first().is_some_and(|entry| entry.value == meta.encode()) {
+            return Ok(());
+        }
+        completed.map_err(TransferError::from).and(Err(TransferError::ReplicaStarted(self.cluster.to_owned())))
     }
 
     /// Writes keys, unless a replica has started.
@@ -202,9 +244,9 @@ impl EtcdImport<'_> {
         Ok(())
     }
 
-    /// Removes the keys that were written and have not changed since.
+    /// Removes the keys that were written and have not changed since, the mark last.
     async fn undo(&self) {
-        for (key, revision) in &self.written {
+        for (key, revision) in self.written.iter().rev() {
             let compare = match revision {
                 Some(revision) => EtcdCompare::mod_revision(key.clone(), *revision),
                 // The reply was lost. A replica that had started meanwhile could have written the key.

@@ -142,7 +142,8 @@ async fn open(
     incarnation: Incarnation,
 ) -> Result<((RegistryMeta, u64), OwnSession, KeySnapshot), EtcdEngineError> {
     let first = RegistryMeta::new(incarnation, clock.now().wall, None);
-    let (meta, written) = until_answered(START_TIMEOUT, || read_meta(client, keys, first)).await?;
+    let found = until_answered(START_TIMEOUT, || read_meta(client, keys, first)).await?;
+    let (meta, written) = found.ok_or_else(|| EtcdEngineError::IncompleteImport(keys.prefix().to_owned()))?;
     let meta = RegistryMeta::decode(&meta)?;
     let began = clock.since_start();
     let session = until_answered(START_TIMEOUT, || OwnSession::begin(client, keys, &settings.session, None)).await?;
