@@ -179,7 +179,10 @@ pub enum EngineError {
         retry: Duration,
     },
     /// The store did not confirm the command in time. It may have executed the command, or may still do so.
-    #[error("{reason}, so it is not known whether the write was done: repeat it, which is safe")]
+    #[error(
+        "{reason}, so it is not known whether the write was done: repeat it, which is safe unless it deregisters without a lease or \
+         boot id"
+    )]
     Unconfirmed {
         /// Reason, with the store.
         reason: String,
@@ -189,7 +192,8 @@ pub enum EngineError {
     Stopped,
     /// The engine stopped while it executed the command.
     #[error(
-        "the registry is stopping, and it is not known whether the write was done: repeat it in a moment, which is safe"
+        "the registry is stopping, and it is not known whether the write was done: repeat it in a moment, which is safe \
+         unless it deregisters without a lease or boot id"
     )]
     OutcomeUnknown,
 }

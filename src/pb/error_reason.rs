@@ -122,7 +122,7 @@ error_reasons! {
     StoreUnavailable = (Unavailable, "STORE_UNAVAILABLE");
     /// The engine has stopped. Nothing was done.
     EngineStopped = (Unavailable, "ENGINE_STOPPED");
-    /// The write may or may not have been done. Repeating it is safe.
+    /// The write may or may not have been done. Repeating it is safe, unless it deregisters without a lease or boot id.
     OutcomeUnknown = (Unavailable, "OUTCOME_UNKNOWN");
     /// The replica is shutting down, or the connection has reached its maximum age.
     ShuttingDown = (Unavailable, "SHUTTING_DOWN");
