@@ -23,6 +23,9 @@ pub(super) const INTERVAL: Duration = Duration::from_mins(1);
 const MAX_JITTER_MS: u64 = 20_000;
 /// Time between two requests: 100,000 keys take 10 s.
 const PAGE_DELAY: Duration = Duration::from_millis(200);
+/// Time by which each page delays the next comparison. A comparison takes a twentieth of the time however many keys there are: for each
+/// page, etcd looks at all keys that follow.
+const PAGE_REST: Duration = Duration::from_secs(4);
 
 /// Pages of keys, and the one that was read.
 pub(super) type ReadPage = (EtcdPages, Result<Option<Vec<EtcdEntry>>, EtcdError>);
@@ -46,6 +49,7 @@ impl EtcdReplica {
         let mut comparison = self.comparison.take()?;
         match page {
             Ok(Some(entries)) => {
+                self.next_comparison += PAGE_REST;
                 for EtcdEntry { key, mod_revision, .. } in &entries {
                     if let Ok(key) = self.keys.decode(key) {
                         let mod_revision = self.meta.with_offset(*mod_revision);
