@@ -32,19 +32,11 @@ type InstanceKey = (ServiceName, InstanceId);
 pub struct Takeovers {
     registry: Arc<Registry>,
     metrics: EtcdMetrics,
-    /// Last claim of each instance.
-    claims: HashMap<InstanceKey, LastClaim>,
+    /// Time of the last claim of each instance.
+    claims: HashMap<InstanceKey, Duration>,
     /// Instances without a lease of each session that has ended.
     left: BTreeMap<SessionEpoch, LeftInstances>,
     next_adoption: Duration,
-}
-
-/// Last claim of an instance.
-#[derive(Debug, Clone, Copy)]
-struct LastClaim {
-    at: Duration,
-    /// Session that held the instance.
-    from: SessionEpoch,
 }
 
 /// Instances without a lease that a session has left behind.
@@ -64,8 +56,6 @@ impl Takeovers {
 
     /// Claims an instance, unless it was claimed a short time ago. A live holder loses it at most twice in a TTL: if the holder
     /// claims the instance back meanwhile, a further heartbeat that arrives here must lead to another claim before the lease expires there.
-    /// If the session that it was claimed from has ended, the replica of that session may have claimed it first, with its next session;
-    /// then the heartbeat leads to another claim at once.
     pub fn claim(
         &mut self,
         (service, id): InstanceKey,
@@ -81,12 +71,11 @@ impl Takeovers {
         let ttl = entry.lease.as_ref().map_or(SESSION_TTL, |lease| lease.terms().ttl());
         let interval = if stored.sessions.is_live(entry.holder) { ttl / 2 } else { MIN_CLAIM_INTERVAL };
         let key = (service, id);
-        let may_be_open = |last: &LastClaim| last.from == entry.holder || stored.sessions.is_live(last.from);
-        if self.claims.get(&key).is_some_and(|last| now.saturating_sub(last.at) < interval && may_be_open(last)) {
+        if self.claims.get(&key).is_some_and(|last| now.saturating_sub(*last) < interval) {
             return;
         }
         self.metrics.takeovers.inc();
-        self.claims.insert(key.clone(), LastClaim { at: now, from: entry.holder });
+        self.claims.insert(key.clone(), now);
         committer.push_command(Command::Claim { service: key.0, id: key.1, lease, from: entry.holder }, now);
     }
 
@@ -100,7 +89,7 @@ impl Takeovers {
     fn push_claim(&mut self, entry: &Entry, committer: &mut Committer, now: Duration) {
         let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
         self.metrics.takeovers.inc();
-        self.claims.insert((service.clone(), id.clone()), LastClaim { at: now, from: entry.holder });
+        self.claims.insert((service.clone(), id.clone()), now);
         let lease = entry.lease.as_ref().map(|lease| lease.id);
         committer.push_command(Command::Claim { service, id, lease, from: entry.holder }, now);
     }
@@ -148,7 +137,7 @@ impl Takeovers {
             return;
         }
         self.next_adoption = now + ADOPTION_INTERVAL;
-        self.claims.retain(|_, last| now.saturating_sub(last.at) < CLAIM_MEMORY);
+        self.claims.retain(|_, last| now.saturating_sub(*last) < CLAIM_MEMORY);
         let own = committer.session().epoch;
         let mut due = Vec::new();
         for (epoch, LeftInstances { since, instances }) in &mut self.left {
@@ -157,7 +146,7 @@ impl Takeovers {
                 let Some(entry) = entry.filter(|entry| entry.holder == *epoch && entry.lease.is_none()) else {
                     return false;
                 };
-                let claimed = self.claims.get(key).is_some_and(|last| now.saturating_sub(last.at) < SESSION_TTL);
+                let claimed = self.claims.get(key).is_some_and(|last| now.saturating_sub(*last) < SESSION_TTL);
                 if !claimed && now >= *since + RANK_DELAY * stored.sessions.rank(own, &key_of(&entry)) {
                     due.push(entry);
                 }
