@@ -216,6 +216,8 @@ impl EtcdReplica {
         let now = self.clock.since_start();
         match message {
             ReplicaMessage::Write(request) => self.committer.push(request, now),
+            // Once etcd is back, the next heartbeat claims: the sessions of now will have ended by then.
+            ReplicaMessage::Claim(..) if self.status.is_frozen() => {}
             ReplicaMessage::Claim(service, id, lease) => {
                 self.takeovers.claim((service, id), lease, &self.stored, &mut self.committer, now);
             }
