@@ -361,8 +361,8 @@ fn consul(layers: &[RawSettings], default: ConsulConfig) -> Result<ConsulConfig,
     })
 }
 
-/// Returns the export that the registry reads at the start. `data_dir`: place of the setting of the directory, which excludes an export
-/// as etcd does.
+/// Returns the export that the registry reads at the start. An export excludes a data directory and etcd. `data_dir`: place of the
+/// setting of the directory.
 fn import(layers: &[RawSettings], data_dir: Option<&SettingOrigin>) -> Result<Option<PathBuf>, ConfigError> {
     let Some((export, origin)) = read(layers, SettingKey::Import, value::path)? else { return Ok(None) };
     let etcd = || layers.iter().find_map(|layer| layer.get(SettingKey::Etcd)).map(|(_, origin)| origin);

@@ -1,8 +1,8 @@
 //! Engine that several replicas share through etcd.
 //!
 //! etcd orders all changes. Each replica has the whole registry in memory; a watch of all keys is the only writer of its map. Heartbeats
-//! do not reach etcd: the replica that holds an instance expires its lease. Another replica claims the instance when a heartbeat arrives
-//! at that replica, or when the holder is gone.
+//! do not reach etcd: the replica that holds an instance expires its lease. Another replica claims the instance if a heartbeat arrives
+//! there, or if the holder is gone.
 //!
 //! | module | content |
 //! |---|---|

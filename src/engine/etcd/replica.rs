@@ -216,7 +216,8 @@ impl EtcdReplica {
         let now = self.clock.since_start();
         match message {
             ReplicaMessage::Write(request) => self.committer.push(request, now),
-            // Once etcd is back, the next heartbeat claims: the sessions of now will have ended by then.
+            // The next heartbeat after the return of etcd claims the instance. Until then its holder may get another session, and the claim
+            // would change nothing.
             ReplicaMessage::Claim(..) if self.status.is_frozen() => {}
             ReplicaMessage::Claim(service, id, lease) => {
                 self.takeovers.claim((service, id), lease, &self.stored, &mut self.committer, now);

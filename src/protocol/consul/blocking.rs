@@ -113,8 +113,9 @@ impl Drop for BlockingQuery<'_> {
 }
 
 impl Consul {
-    /// Waits until a consistent query can be answered, or one whose `max_stale` is over; until the index is higher than the one that the client knows, the wait is over, or
-    /// the connection is about to close; then until the limits on unread answers allow one more. `index` reads the current index.
+    /// Waits until this process has everything, if the query is consistent or the state is older than its `max_stale`; until the index is
+    /// higher than the one that the client knows, the wait is over, or the connection is about to close; then until the limits on unread
+    /// answers allow one more. `index` reads the current index.
     pub(super) async fn wait_for_change(
         &self,
         request: &ConsulRequest,

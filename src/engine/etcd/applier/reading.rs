@@ -1,4 +1,4 @@
-//! Reading of the values of keys. One that this version cannot read is logged, and the registry goes on without it.
+//! Reading of the values of keys. A value that this version cannot read is logged, and the registry goes on without it.
 
 use std::{collections::HashMap, sync::Arc};
 
