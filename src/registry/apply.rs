@@ -156,7 +156,7 @@ impl WriteGuard<'_> {
     pub fn apply_policy(&mut self, change: &PolicyChange) {
         self.registry.policies.apply(change);
         if let Some(newest) = change.newest() {
-            self.registry.applied.store(newest.revision.0, Ordering::Release);
+            self.advance(newest.revision);
         }
     }
 

@@ -294,6 +294,20 @@ impl Lease {
         .is_ok()
     }
 
+    /// Returns whether no heartbeat has renewed the lease for half of its TTL. Heartbeats are sent every third of the TTL.
+    #[must_use]
+    pub fn misses_heartbeat(&self, now: LeaseTime) -> bool {
+        self.deadline(now) < now + self.ttl_ms() / 2
+    }
+
+    /// Postpones the deadline to a time, unless it is later already.
+    pub(super) fn postpone(&self, until: LeaseTime, now: LeaseTime) {
+        let _ = self.change(now, |state| match state {
+            LeaseState::Alive { deadline, stream } => Ok(LeaseState::Alive { deadline: deadline.max(until), stream }),
+            LeaseState::Ended { .. } => Err(()),
+        });
+    }
+
     /// Makes the lease overdue from now on, unless a heartbeat arrives.
     pub(super) fn make_overdue(&self, now: LeaseTime) {
         let _ = self.change(now, |state| match state {
@@ -366,6 +380,11 @@ impl Lease {
     #[must_use]
     pub fn expires_here(&self) -> bool {
         self.duty.load(Ordering::Relaxed) != LeaseDuty::None as u8
+    }
+
+    /// Returns whether this process ends the lease because the replica that held its entry is gone.
+    pub(super) fn is_orphaned(&self) -> bool {
+        self.duty.load(Ordering::Relaxed) == LeaseDuty::Orphaned as u8
     }
 
     /// Records the time at which the replica that held the lease was gone.

@@ -128,10 +128,13 @@ impl LeaseTable {
         }
     }
 
-    /// Renews all leases that expire here for a full TTL from `now` on, because heartbeats may have been lost.
+    /// Gives all leases that expire here a full TTL from `now` on, because heartbeats may have been lost. Leases of which no heartbeat has
+    /// arrived here lately get two: their programs may have gone to another replica, which has to claim all of them.
     pub(super) fn renew_all(&self, now: LeaseTime) {
         for lease in self.by_id.iter().filter(|lease| lease.expires_here()) {
-            let _ = lease.renew(now, None);
+            let is_elsewhere = lease.is_orphaned() || lease.misses_heartbeat(now);
+            let ttls = if is_elsewhere { 2 } else { 1 };
+            lease.postpone(now + ttls * lease.ttl_ms(), now);
         }
     }
 

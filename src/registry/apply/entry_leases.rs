@@ -16,16 +16,20 @@ use crate::{
 };
 
 impl WriteGuard<'_> {
-    /// Begins to end the lease of an entry here when heartbeats stay away, because the session that holds it is gone. The lease
-    /// expires once `delay` has passed after its TTL from now on.
+    /// Begins to end the lease of an entry here when heartbeats stay away, because the session that holds it is gone, which may be an
+    /// earlier one of this process. The lease expires once `delay` has passed after its TTL from now on.
     pub fn expire_here(&mut self, entry: &Entry, delay: Duration, now: ClockReading) {
         if let Some(lease) = &entry.lease
-            && !lease.expires_here()
+            && !lease.is_orphaned()
             && let Some(service) = self.registry.find(&entry.instance.service)
         {
+            let is_new = !lease.expires_here();
             lease.set_orphaned_at(now.lease);
             self.registry.leases.set_duty(lease, LeaseDuty::Orphaned, now.lease + millis(delay));
-            self.registry.self_preservation.begins(lease, service.lease_counter(), entry.instance.conditions.suspect);
+            if is_new {
+                let suspect = entry.instance.conditions.suspect;
+                self.registry.self_preservation.begins(lease, service.lease_counter(), suspect);
+            }
         }
     }
 
@@ -51,7 +55,7 @@ impl WriteGuard<'_> {
         let again = Arc::new(Entry { instance: entry.instance.clone(), lease: Some(Arc::clone(&lease)), ..**entry });
         let service = self.registry.find(&entry.instance.service)?;
         self.replace_lease(&service, Some(entry), Some(&again), EndReason::Expired, now);
-        if expired_here {
+        if expired_here && !lease.is_held_here() {
             // The holder may be gone: then the lease goes on to expire here.
             self.expire_here(&again, Duration::ZERO, now);
         }
@@ -72,7 +76,8 @@ impl WriteGuard<'_> {
         }
     }
 
-    /// Gives all leases that expire here a full TTL from now on, because heartbeats may have been lost.
+    /// Gives all leases that expire here a full TTL from now on, or two where no heartbeat has arrived here lately, because heartbeats may
+    /// have been lost.
     pub fn renew_all_leases(&mut self, now: ClockReading) {
         self.registry.leases.renew_all(now.lease);
     }
@@ -115,7 +120,7 @@ impl WriteGuard<'_> {
     }
 
     /// Ends the lease of `before` and begins the lease of `after`, unless they have the same lease. In that case the lease begins or
-    /// stops to expire here, as the holder of `after` requires.
+    /// stops to expire here, as a new holder requires.
     pub(super) fn replace_lease(
         &self,
         service: &Service,
@@ -131,6 +136,8 @@ impl WriteGuard<'_> {
             && old.id == new.id
             && new.is_alive() == old.is_alive()
         {
+            // An orphan that changes is still an orphan: only a replica that claims it expires it from then on.
+            let is_other_holder = before.is_some_and(|before| before.holder != after.holder);
             let holds = self.registry.holds(after);
             if holds && !new.is_held_here() {
                 let is_new = !new.expires_here();
@@ -138,7 +145,7 @@ impl WriteGuard<'_> {
                 if is_new {
                     self_preservation.begins(new, service.lease_counter(), after.instance.conditions.suspect);
                 }
-            } else if !holds && new.expires_here() {
+            } else if !holds && is_other_holder && new.expires_here() {
                 leases.set_duty(new, LeaseDuty::None, now.lease);
                 self_preservation.leaves(new);
             }

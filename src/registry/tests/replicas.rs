@@ -147,6 +147,33 @@ fn orphan_that_a_live_replica_claims_does_not_expire_here() {
 }
 
 #[test]
+fn orphan_that_changes_is_still_an_orphan() {
+    let replica = Replica::new();
+    let entry = replica.put("a", 1, ELSEWHERE, 0);
+    replica.0.order().expire_here(&entry, Duration::ZERO, at(0));
+    // Such as the mark that its heartbeats are missing, or a drain.
+    replica.put("a", 1, ELSEWHERE, 1_000);
+    assert!(replica.sweep(1_100, TTL + 300).iter().any(is_expire));
+}
+
+#[test]
+fn lease_that_an_earlier_session_holds_is_an_orphan_until_it_is_claimed() {
+    let replica = Replica::new();
+    let entry = replica.put("a", 1, HERE, 0);
+    let lease = entry.lease.clone().unwrap();
+    let (next, later) = (SessionEpoch(9), SessionEpoch(10));
+    replica.0.order().set_session(next);
+    replica.0.order().expire_here(&entry, Duration::ZERO, at(1_000));
+    assert!(lease.expires_here() && !lease.is_held_here(), "a heartbeat makes this replica claim it");
+    replica.put("a", 1, next, 2_000);
+    assert!(lease.is_held_here());
+    replica.0.order().set_session(later);
+    replica.0.order().expire_here(&replica.get("a").unwrap(), Duration::ZERO, at(3_000));
+    assert!(replica.sweep(3_100, 3_000 + TTL).is_empty());
+    assert!(replica.sweep(3_100 + TTL, 3_300 + TTL).iter().any(is_expire));
+}
+
+#[test]
 fn revived_lease_has_its_full_ttl_and_accepts_heartbeats() {
     let replica = Replica::new();
     replica.put("a", 1, HERE, 0);
@@ -174,8 +201,23 @@ fn renewing_all_leases_postpones_those_that_expire_here() {
     let replica = Replica::new();
     replica.put("a", 1, HERE, 0);
     assert!(replica.sweep(100, TTL - 100).is_empty());
+    let lease = replica.get("a").unwrap().lease.clone().unwrap();
+    lease.renew(TTL - 100, None).unwrap();
+    replica.0.order().renew_all_leases(at(TTL));
+    assert!(replica.sweep(TTL + 100, 2 * TTL).is_empty());
+    assert!(replica.sweep(2 * TTL + 100, 2 * TTL + 300).iter().any(is_expire));
+}
+
+#[test]
+fn renewing_all_leases_gives_two_ttls_to_those_without_heartbeats_here() {
+    let replica = Replica::new();
+    replica.put("silent", 1, HERE, 0);
+    let orphan = replica.put("orphan", 2, ELSEWHERE, 0);
+    replica.0.order().expire_here(&orphan, Duration::ZERO, at(TTL - 100));
     replica.0.order().renew_all_leases(at(TTL - 100));
-    assert!(replica.sweep(TTL, 2 * TTL - 200).is_empty());
+    assert!(replica.sweep(TTL, 3 * TTL - 200).is_empty());
+    let expired = replica.sweep(3 * TTL - 100, 3 * TTL + 200);
+    assert_eq!(expired.iter().filter(|command| is_expire(command)).count(), 2, "{expired:?}");
 }
 
 #[test]
