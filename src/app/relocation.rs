@@ -14,7 +14,7 @@ use std::time::Duration;
 const FIRST_PERIOD: Duration = Duration::from_secs(4);
 
 /// Returns the time at which a stream ends that was opened at `opened`. Both are times since the store counts as lost; `opened` is zero
-/// for a stream that was opened before. `stream`: number of the stream, which spreads the ends over the period.
+/// for a stream that was open already. `stream`: number of the stream, which spreads the ends over the period.
 #[must_use]
 pub fn stream_end(opened: Duration, stream: u64) -> Duration {
     let mut start = FIRST_PERIOD;

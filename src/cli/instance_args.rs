@@ -164,7 +164,7 @@ impl RegistrationPrinter {
             RegistrationEvent::Interrupted { error, server, .. } => {
                 format!("{name}: {}; retrying", lost(server.as_ref().unwrap_or(&self.servers), error))
             }
-            RegistrationEvent::Degraded => format!("{name}: the registry cannot reach its store; it keeps the lease"),
+            RegistrationEvent::Degraded => format!("{name}: the server cannot reach its store; it keeps the lease"),
             RegistrationEvent::Ended(RegistrationEnd::Superseded) => {
                 format!("{name}: another boot took over the id")
             }

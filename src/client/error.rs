@@ -40,14 +40,14 @@ pub enum ClientError {
     /// The registry did not respond in time.
     #[error("no response within {}", humantime::format_duration(*.0))]
     Timeout(Duration),
-    /// The registry closed a stream that is meant to stay open.
-    #[error("the registry closed the stream")]
+    /// The server closed a stream that is meant to stay open.
+    #[error("the server closed the stream")]
     StreamEnded,
-    /// The registry announced that it is shutting down.
-    #[error("the registry is shutting down")]
+    /// The server has announced that it is shutting down.
+    #[error("the server is shutting down")]
     GoingAway,
-    /// The replica has announced that it cannot reach its store, and the client can use another replica.
-    #[error("the registry cannot reach its store")]
+    /// The server has announced that it cannot reach its store, and the client can use another replica.
+    #[error("the server cannot reach its store")]
     Degraded,
     /// The registry rejected the request with this status.
     #[error("{}", message(.0))]

@@ -172,7 +172,7 @@ async fn reconnect_notice_opens_another_stream_within_200_ms() {
     assert!(answered.elapsed() <= Duration::from_millis(200), "{:?}", answered.elapsed());
     assert_eq!(next.lease().await, "one");
     assert_eq!(test.event().await, "degraded");
-    assert_eq!(test.event().await, "interrupted: the registry is shutting down");
+    assert_eq!(test.event().await, "interrupted: the server is shutting down");
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,7 +181,7 @@ async fn unreachable_registry_is_retried_until_it_is_back() {
     let stream = test.establish().await;
     test.fake.set_down(true);
     drop(stream);
-    assert_eq!(test.event().await, "interrupted: the registry closed the stream");
+    assert_eq!(test.event().await, "interrupted: the server closed the stream");
     for _ in 0..20 {
         let before = now();
         assert_eq!(test.event().await, "interrupted: connection refused");
