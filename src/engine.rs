@@ -151,9 +151,9 @@ pub enum EngineError {
     /// The present state does not permit the policy.
     #[error(transparent)]
     PolicyRejected(#[from] PolicyError),
-    /// The queue of the disk is full.
+    /// The queue of the store is full.
     #[error(
-        "{waiting} writes wait for the disk, so this one was not done: try again in {}",
+        "{waiting} writes wait for the store, so this one was not done: try again in {}",
         humantime::format_duration(*retry)
     )]
     Overloaded {
@@ -177,6 +177,12 @@ pub enum EngineError {
         reason: String,
         /// Time after which to try again.
         retry: Duration,
+    },
+    /// The write is larger than the store accepts.
+    #[error("{reason}, so the write was not done")]
+    TooLarge {
+        /// Reason, with the store and the remedy.
+        reason: String,
     },
     /// The store did not confirm the command in time. It may have executed the command, or may still do so.
     #[error(

@@ -13,6 +13,7 @@ mod replaced;
 mod replicas;
 mod secured_replicas;
 mod security;
+mod stale;
 mod stopped;
 mod together;
 mod transactions;

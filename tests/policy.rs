@@ -33,11 +33,11 @@ fn document(json: &serde_json::Value) -> Struct {
     Struct { fields: fields.iter().map(|(name, json)| (name.clone(), value(json))).collect() }
 }
 
-fn request(service: &str, policy: &serde_json::Value) -> SetPolicyRequest {
+pub fn request(service: &str, policy: &serde_json::Value) -> SetPolicyRequest {
     SetPolicyRequest { service: service.to_owned(), policy: Some(document(policy)), ..SetPolicyRequest::default() }
 }
 
-async fn send(client: &TestClient, request: SetPolicyRequest) -> Result<SetPolicyResponse, Status> {
+pub async fn send(client: &TestClient, request: SetPolicyRequest) -> Result<SetPolicyResponse, Status> {
     within("SetPolicy", client.admin.clone().set_policy(request)).await.map(tonic::Response::into_inner)
 }
 

@@ -81,6 +81,7 @@ impl Commands {
                         | EngineError::Overloaded { .. }
                         | EngineError::Unavailable { .. }
                         | EngineError::NotCurrent { .. }
+                        | EngineError::TooLarge { .. }
                         | EngineError::Unconfirmed { .. }
                         | EngineError::Stopped
                         | EngineError::OutcomeUnknown),

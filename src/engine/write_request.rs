@@ -61,6 +61,11 @@ impl WriteRequest {
         )
     }
 
+    /// Returns whether the request removes one instance, as its program or an operator wants.
+    pub fn is_deregistration(&self) -> bool {
+        matches!(self, Self::One(Command::Deregister { .. }, ..))
+    }
+
     /// Returns what the commands change.
     pub fn targets(&self) -> Vec<WriteTarget> {
         let commands = match self {

@@ -52,6 +52,8 @@ pub enum EtcdErrorKind {
     TokenExpired,
     /// The user has no permission for the keys.
     PermissionDenied,
+    /// The request is larger than etcd accepts, or has more operations.
+    TooLarge,
     /// etcd rejected the request as invalid.
     Rejected,
     /// The answer breaks etcd's contract.
@@ -159,6 +161,7 @@ impl EtcdError {
             | EtcdErrorKind::AuthenticationFailed
             | EtcdErrorKind::TokenExpired
             | EtcdErrorKind::PermissionDenied
+            | EtcdErrorKind::TooLarge
             | EtcdErrorKind::Rejected => false,
         }
     }
@@ -183,6 +186,7 @@ impl EtcdErrorKind {
             Self::AuthenticationFailed => "check the user and the password of etcd",
             Self::TokenExpired => "try again",
             Self::PermissionDenied => "grant the user a role that may read and write the keys",
+            Self::TooLarge => "write less at once, or raise --max-request-bytes of etcd",
             Self::Rejected | Self::InvalidAnswer | Self::Other => "check the versions of etcd and of this program",
         }
     }
@@ -203,6 +207,7 @@ impl EtcdErrorKind {
             Self::AuthenticationFailed => "authentication failed",
             Self::TokenExpired => "the token has expired",
             Self::PermissionDenied => "permission denied",
+            Self::TooLarge => "the request is too large",
             Self::Rejected => "the request was rejected",
             Self::InvalidAnswer => "invalid answer",
             Self::Other => "the request failed",
@@ -232,8 +237,8 @@ fn classify(code: Code, message: &str) -> (EtcdErrorKind, EtcdOutcome) {
         (Kind::Compacted { compact_revision: None }, NotExecuted)
     } else if says("is a future revision") {
         (Kind::FutureRevision { newest: None }, NotExecuted)
-    } else if says("received message larger than max") {
-        (Kind::Rejected, NotExecuted)
+    } else if says("request is too large") || says("larger than max") || says("too many operations") {
+        (Kind::TooLarge, NotExecuted)
     } else if says("requested lease not found") {
         (Kind::LeaseNotFound, NotExecuted)
     } else if says("database space exceeded") {

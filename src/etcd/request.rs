@@ -112,6 +112,8 @@ pub(super) fn prefix_range(prefix: Bytes) -> (Bytes, Bytes) {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EtcdCompare {
     key: Bytes,
+    /// End of the range of keys; empty for one key.
+    range_end: Bytes,
     revision: ComparedRevision,
 }
 
@@ -119,19 +121,28 @@ pub struct EtcdCompare {
 enum ComparedRevision {
     Create(u64),
     Mod(u64),
+    /// Last change at this revision or before it.
+    ModUntil(u64),
 }
 
 impl EtcdCompare {
     /// Holds if the key was created at this revision, and exists since then.
     #[must_use]
     pub fn create_revision(key: impl Into<Bytes>, revision: u64) -> Self {
-        Self { key: key.into(), revision: ComparedRevision::Create(revision) }
+        Self { key: key.into(), range_end: Bytes::new(), revision: ComparedRevision::Create(revision) }
     }
 
     /// Holds if the last change of the key was at this revision.
     #[must_use]
     pub fn mod_revision(key: impl Into<Bytes>, revision: u64) -> Self {
-        Self { key: key.into(), revision: ComparedRevision::Mod(revision) }
+        Self { key: key.into(), range_end: Bytes::new(), revision: ComparedRevision::Mod(revision) }
+    }
+
+    /// Holds if no key with this prefix was set after this revision.
+    #[must_use]
+    pub fn unchanged_since(prefix: impl Into<Bytes>, revision: u64) -> Self {
+        let (key, range_end) = prefix_range(prefix.into());
+        Self { key, range_end, revision: ComparedRevision::ModUntil(revision) }
     }
 
     /// Holds if the key does not exist.
@@ -141,17 +152,21 @@ impl EtcdCompare {
     }
 
     fn to_proto(&self) -> Compare {
-        let (target, target_union) = match self.revision {
+        let mod_revision = |revision: u64| TargetUnion::ModRevision(revision.cast_signed());
+        let (result, target, target_union) = match self.revision {
             ComparedRevision::Create(revision) => {
-                (CompareTarget::Create, TargetUnion::CreateRevision(revision.cast_signed()))
+                (CompareResult::Equal, CompareTarget::Create, TargetUnion::CreateRevision(revision.cast_signed()))
             }
-            ComparedRevision::Mod(revision) => (CompareTarget::Mod, TargetUnion::ModRevision(revision.cast_signed())),
+            ComparedRevision::Mod(revision) => (CompareResult::Equal, CompareTarget::Mod, mod_revision(revision)),
+            ComparedRevision::ModUntil(revision) => {
+                (CompareResult::Less, CompareTarget::Mod, mod_revision(revision.saturating_add(1)))
+            }
         };
         Compare {
-            result: CompareResult::Equal.into(),
+            result: result.into(),
             target: target.into(),
             key: self.key.clone(),
-            range_end: Bytes::new(),
+            range_end: self.range_end.clone(),
             target_union: Some(target_union),
         }
     }

@@ -96,7 +96,7 @@ error_reasons! {
     OtherPolicyRevision = (Aborted, "OTHER_POLICY_REVISION");
     /// There are 10,000 policies, and the request would add one.
     TooManyPolicies = (ResourceExhausted, "TOO_MANY_POLICIES");
-    /// A request is larger than `--max-message-size`.
+    /// A request is larger than `--max-message-size`, or a write is larger than etcd accepts.
     MessageTooLarge = (ResourceExhausted, "MESSAGE_TOO_LARGE");
     /// An xDS stream subscribes to too many resources.
     TooManyResources = (ResourceExhausted, "TOO_MANY_RESOURCES");

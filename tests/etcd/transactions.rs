@@ -142,7 +142,7 @@ async fn transaction_beyond_the_limits_is_rejected_unexecuted() {
         ..EtcdTransaction::default()
     };
     let error = client.transact(&nested(MAX_TRANSACTION_OPERATIONS)).await.unwrap_err();
-    assert_eq!((error.kind(), error.is_unsent()), (EtcdErrorKind::Rejected, true), "{error}");
+    assert_eq!((error.kind(), error.is_unsent()), (EtcdErrorKind::TooLarge, true), "{error}");
     assert!(entries(&client, "m/").await.is_empty());
     assert!(client.transact(&nested(MAX_TRANSACTION_OPERATIONS - 1)).await.unwrap().succeeded);
     assert_eq!(entries(&client, "m/").await.len(), MAX_TRANSACTION_OPERATIONS - 1);

@@ -154,7 +154,13 @@ impl Applier {
         let ChangedInstance { service, id, key, note } = change;
         let present = self.registry.get(service, id.as_str());
         let known_revision = stored.guard(key, present.as_deref());
-        let Some(value) = read_instance(service, id, key, entry, stored) else { return };
+        let Some(value) = read_instance(service, id, key, entry, stored) else {
+            if present.is_some() {
+                // The entry before may no longer be right: its lease could remove what another version has written.
+                self.remove_instance(guard, ChangedInstance { note: None, ..change }, (applied, now));
+            }
+            return;
+        };
         let position = value.position.revision();
         if let Some(known) = &present
             && known_revision == entry.mod_revision

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     engine::write_request::WriteRequest,
     etcd::{EtcdCompare, EtcdOperation, EtcdRange, EtcdTransaction},
-    model::ServiceName,
+    model::{PolicyScope, ServiceName},
     registry::CommandOutcome,
 };
 
@@ -29,6 +29,10 @@ pub struct QueuedRequest {
     pub done: Vec<CommandOutcome>,
     /// Time at which it arrived, since the start of the process.
     pub since: Duration,
+    /// True if it needs a batch of its own, because etcd rejected one with others.
+    pub is_alone: bool,
+    /// True if this replica had all changes when the request was put into the queue again.
+    pub is_confirmed: bool,
 }
 
 /// Request of a batch, and the decision about it.
@@ -116,13 +120,22 @@ fn count(change: &ExpirationChange, keys: &KeySpace, meta: RegistryMeta) -> Etcd
 fn nested(decision: &RequestDecision, keys: &KeySpace, meta: RegistryMeta) -> EtcdTransaction {
     let guard_of = |key: &RegistryKey, guard| EtcdCompare::mod_revision(keys.encode(key), meta.without_offset(guard));
     let compare = |(key, guard): &(RegistryKey, u64)| guard_of(key, *guard);
+    let all_policies = keys.encode(&RegistryKey::Policy(PolicyScope::Defaults));
+    let policies =
+        decision.newest_policy.map(|newest| EtcdCompare::unchanged_since(all_policies, meta.without_offset(newest)));
     let guard = |change: &KeyChange| guard_of(&change.key, change.guard);
     let operation = |change: &KeyChange| match &change.value {
         Some(value) => EtcdOperation::put(keys.encode(&change.key), value.clone()),
         None => EtcdOperation::delete(keys.encode(&change.key)),
     };
     EtcdTransaction {
-        compares: decision.compares.iter().map(compare).chain(decision.changes.iter().map(guard)).collect(),
+        compares: decision
+            .compares
+            .iter()
+            .map(compare)
+            .chain(policies)
+            .chain(decision.changes.iter().map(guard))
+            .collect(),
         success: decision.changes.iter().map(operation).collect(),
         failure: vec![],
     }

@@ -61,6 +61,8 @@ pub struct Committer {
     lanes: [Lane; LANES],
     in_flight: HashSet<WriteTarget>,
     releases: Releases,
+    /// Deregistrations that would change nothing, until this replica has all changes.
+    unconfirmed: Vec<QueuedRequest>,
 }
 
 impl Committer {
@@ -75,12 +77,14 @@ impl Committer {
     ) -> Self {
         let (queue, lanes, in_flight) = (RequestQueue::default(), Default::default(), HashSet::new());
         let releases = Releases::new(Arc::clone(&registry));
-        Self { registry, keys, meta, status, metrics, replica, session, queue, lanes, in_flight, releases }
+        let unconfirmed = Vec::new();
+        Self { registry, keys, meta, status, metrics, replica, session, queue, lanes, in_flight, releases, unconfirmed }
     }
 
     /// Adds a request.
     pub fn push(&mut self, request: WriteRequest, now: Duration) {
-        self.queue.push_back(QueuedRequest { request, done: Vec::new(), since: now });
+        let (done, is_alone, is_confirmed) = (Vec::new(), false, false);
+        self.queue.push_back(QueuedRequest { request, done, since: now, is_alone, is_confirmed });
     }
 
     /// Adds a command of the replica itself, whose outcome is not awaited.
@@ -141,12 +145,14 @@ impl Committer {
         let mut blocked = HashSet::new();
         let mut skipped = Vec::new();
         let (elsewhere, mut here) = (self.services_expiring(), HashSet::new());
+        // Heartbeats may have been lost since the leases expired: they begin again.
+        let may_expire = !self.status.is_frozen();
         while let Some(queued) = self.queue.pop_front() {
             let targets = queued.request.targets();
-            let is_alone = targets.len() > MAX_SHARED_TOGETHER;
+            let is_alone = queued.is_alone || targets.len() > MAX_SHARED_TOGETHER;
             let expires = queued.request.expiring_service();
             if targets.iter().any(|target| self.in_flight.contains(target) || blocked.contains(target))
-                || expires.is_some_and(|service| elsewhere.contains(service))
+                || expires.is_some_and(|service| !may_expire || elsewhere.contains(service))
                 || (is_alone && !requests.is_empty())
             {
                 // Later requests for one of its targets must not overtake it.
@@ -155,6 +161,10 @@ impl Committer {
                 continue;
             }
             let Some(request) = self.decide(queued, &mut decider) else { continue };
+            if bytes > 0 && bytes + request.decision.size() > MAX_BATCH_BYTES {
+                skipped.push(request.queued);
+                break;
+            }
             self.in_flight.extend(targets);
             bytes += request.decision.size();
             here.extend(request.decision.expiring.clone());
@@ -218,7 +228,14 @@ impl Committer {
 
     /// Decides a request. Answers it and returns `None` if it is rejected or changes nothing.
     fn decide(&mut self, queued: QueuedRequest, decider: &mut Decider<'_>) -> Option<InFlightRequest> {
-        let decision = match decider.decide(&queued.request) {
+        let decision = decider.decide(&queued.request);
+        let changes = decision.as_ref().is_ok_and(|decision| !decision.changes.is_empty());
+        if !changes && !queued.is_confirmed && queued.request.is_deregistration() {
+            // This replica may not have the registration yet, which another one has acknowledged.
+            self.unconfirmed.push(queued);
+            return None;
+        }
+        let decision = match decision {
             Ok(decision) if decision.changes.is_empty() => decision,
             Ok(decision) => return Some(InFlightRequest { queued, decision }),
             Err(error) => {
@@ -234,6 +251,21 @@ impl Committer {
         }
         let outcomes = decision.commands.into_iter().map(|command| self.unchanged(command)).collect();
         self.finish_part(queued, outcomes).and_then(|rest| self.decide(rest, decider))
+    }
+
+    /// Takes the deregistrations that would change nothing. [`Self::confirm`] decides them again once this replica has all changes.
+    pub fn take_unconfirmed(&mut self) -> Vec<QueuedRequest> {
+        mem::take(&mut self.unconfirmed)
+    }
+
+    /// Decides deregistrations again, or rejects them if this replica may not have all changes.
+    pub fn confirm(&mut self, deregistrations: Vec<QueuedRequest>, confirmed: &Result<(), EngineError>) {
+        for queued in deregistrations {
+            match confirmed {
+                Ok(()) => self.queue.push_back(QueuedRequest { is_confirmed: true, ..queued }),
+                Err(error) => self.reject(queued.request, error.clone()),
+            }
+        }
     }
 
     fn unchanged(&self, command: CommandEffect) -> CommandOutcome {
@@ -313,7 +345,7 @@ impl Committer {
 
     /// Answers a request once all its parts are done. Returns the rest otherwise.
     fn finish_part(&self, queued: QueuedRequest, outcomes: Vec<CommandOutcome>) -> Option<QueuedRequest> {
-        let QueuedRequest { request, mut done, since } = queued;
+        let QueuedRequest { request, mut done, since, is_alone, is_confirmed } = queued;
         match request {
             WriteRequest::One(_, _, sender) => {
                 self.answered();
@@ -330,7 +362,8 @@ impl Committer {
                     drop(sender.send(Ok(done)));
                     return None;
                 }
-                Some(QueuedRequest { request: WriteRequest::Together(commands, caller, sender), done, since })
+                let request = WriteRequest::Together(commands, caller, sender);
+                Some(QueuedRequest { request, done, since, is_alone, is_confirmed })
             }
             // Policies are answered where they are decided or applied.
             WriteRequest::Policy(..) => None,

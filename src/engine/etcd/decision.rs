@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     engine::{EngineError, record::StoredLease, write_request::WriteRequest},
-    model::{Caller, PolicyScope, Revision, ServiceName},
+    model::{Caller, Revision, ServiceName},
     registry::{
         ClockReading, Command, Decision, EndReason, Entry, PolicyChange, PolicyCommand, PolicyDecision, PolicyOutcome,
         ProposedChange, Registry, StampedChange,
@@ -57,6 +57,8 @@ pub struct RequestDecision {
     pub compares: Vec<(RegistryKey, u64)>,
     /// Changes of keys.
     pub changes: Vec<KeyChange>,
+    /// Revision of etcd at which a policy was last changed, if the decision depends on all policies.
+    pub newest_policy: Option<u64>,
     /// Service whose budget of self-preservation an expiration uses.
     pub expiring: Option<ServiceName>,
     /// Outcome of a policy that does not change.
@@ -216,7 +218,8 @@ impl<'a> Decider<'a> {
     ) -> Result<(), EngineError> {
         let stored = self.stored;
         let forgotten = if change.forgotten.is_empty() { stored.forgotten_policies() } else { Some(THIS_REVISION) };
-        let removed = change.forgotten.iter().map(|scope| (scope, None));
+        // The next change forgets what is more than a transaction can remove.
+        let removed = change.forgotten.iter().take(MAX_TOGETHER).map(|scope| (scope, None));
         for (scope, revisions) in [(&change.scope, Some(&change.revisions))].into_iter().chain(removed) {
             let slot = self.next_slot()?;
             let key = RegistryKey::Policy(scope.clone());
@@ -227,12 +230,8 @@ impl<'a> Decider<'a> {
             let guard = stored.guard(&key, None);
             decided.changes.push(KeyChange { key, guard, value, note });
         }
-        // A policy is decided against the defaults.
-        let defaults = RegistryKey::Policy(PolicyScope::Defaults);
-        if decided.changes.iter().all(|change| change.key != defaults) {
-            let guard = stored.guard(&defaults, None);
-            decided.compares.push((defaults, guard));
-        }
+        // A policy is decided against the defaults, and against those that fall back to its service.
+        decided.newest_policy = Some(stored.newest_policy());
         Ok(())
     }
 

@@ -83,6 +83,7 @@ pub async fn follow(
             | EtcdErrorKind::AuthenticationFailed
             | EtcdErrorKind::TokenExpired
             | EtcdErrorKind::PermissionDenied
+            | EtcdErrorKind::TooLarge
             | EtcdErrorKind::Rejected
             | EtcdErrorKind::InvalidAnswer
             | EtcdErrorKind::Other => Followed::Interrupted(error),

@@ -28,13 +28,15 @@ const NEWEST_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Reads all keys at a revision before the beginning of the session, so that the watch fills the event logs and readers can resume. Reads
-/// the newest revision if etcd no longer has the earlier one.
+/// the newest revision if etcd no longer has the earlier one. `written`: revision at which the meta value was written; the contents before
+/// may be those of a registry that was removed.
 pub async fn read_earlier(
     client: &EtcdClient,
     keys: &KeySpace,
     session: SessionEpoch,
+    written: u64,
 ) -> Result<KeySnapshot, EtcdError> {
-    let earlier = session.0.saturating_sub(REPLAYED_REVISIONS).max(1);
+    let earlier = session.0.saturating_sub(REPLAYED_REVISIONS).max(written);
     match KeySnapshot::read(client, keys, Some(earlier)).await {
         Err(error) if matches!(error.kind(), EtcdErrorKind::Compacted { .. }) => {
             // All replicas know all changes since the beginning of the session.
@@ -49,10 +51,15 @@ pub async fn read_earlier(
     }
 }
 
-/// Reads the newest revision of etcd, which most members have confirmed. `None`: etcd did not answer, and another attempt may be made now.
-pub async fn newest_revision(client: EtcdClient, keys: KeySpace) -> Option<u64> {
-    let range = EtcdRange::key(keys.encode(&RegistryKey::Meta)).count_only();
-    let newest = timeout(NEWEST_TIMEOUT, client.range(range)).await.ok().and_then(Result::ok);
+/// Reads the newest revision of etcd, which most members have confirmed. `None`: etcd did not answer or no longer has this registry, and
+/// another attempt may be made now.
+pub async fn newest_revision(client: EtcdClient, keys: KeySpace, meta: RegistryMeta) -> Option<u64> {
+    let range = EtcdRange::key(keys.encode(&RegistryKey::Meta));
+    let found = timeout(NEWEST_TIMEOUT, client.range(range)).await.ok().and_then(Result::ok);
+    let newest = found.filter(|found| {
+        let present = found.entries.first().map(|entry| RegistryMeta::decode(&entry.value));
+        present.is_some_and(|present| present == Ok(meta))
+    });
     if newest.is_none() {
         sleep(RETRY_DELAY).await;
     }

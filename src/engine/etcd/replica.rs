@@ -3,6 +3,7 @@
 mod asking;
 mod comparing;
 mod resetting;
+mod sending;
 mod starting;
 mod upkeep;
 
@@ -14,10 +15,11 @@ use tokio::{
         mpsc::{self, UnboundedReceiver},
     },
     task::JoinHandle,
-    time::{Interval, MissedTickBehavior, interval, sleep, timeout},
+    time::{Interval, MissedTickBehavior, interval, timeout},
 };
 use tokio_stream::{StreamExt, StreamMap};
 
+use asking::Confirmation;
 use comparing::ReadPage;
 use resetting::{BegunSession, NewHistory};
 use starting::renew;
@@ -41,7 +43,7 @@ use super::{
 use crate::{
     clock::Clock,
     engine::{OutcomeSender, write_request::WriteRequest},
-    etcd::{EtcdClient, EtcdError, EtcdErrorKind, EtcdResponse, EtcdTransaction, EtcdTransactionResult},
+    etcd::{EtcdClient, EtcdError, EtcdErrorKind, EtcdTransactionResult},
     metrics::EtcdMetrics,
     model::{InstanceId, LeaseId, Revision, ServiceName},
     registry::{ClockReading, Registry, SessionEpoch},
@@ -88,6 +90,7 @@ struct AwaitedReplies {
     release: Option<Reply<()>>,
     /// Newest revision of etcd.
     newest: Option<Reply<Option<u64>>>,
+    confirmation: Option<Reply<Confirmation>>,
 }
 
 /// Owner of the engine's state.
@@ -172,8 +175,14 @@ impl EtcdReplica {
                     awaited.newest = None;
                     self.take_newest(revision);
                 }
+                (deregistrations, confirmed) = wait_for(&mut awaited.confirmation) => {
+                    awaited.confirmation = None;
+                    self.committer.confirm(deregistrations, &confirmed);
+                }
                 session = wait_for(&mut awaited.session) => {
                     awaited.session = None;
+                    // A late reply to a renewal of the earlier session says nothing about the new one.
+                    awaited.renewal = None;
                     self.take_session(session)?;
                 }
                 history = wait_for(&mut awaited.history) => {
@@ -187,20 +196,6 @@ impl EtcdReplica {
                     awaited.page = awaited.page.take().or_else(|| self.begin_comparison());
                 }
             }
-        }
-    }
-
-    /// Fills the free lanes, answers what needs no lane, and sends what others or readers wait for.
-    fn send_requests(&mut self, awaited: &mut AwaitedReplies) {
-        if !self.is_session_lost {
-            for (lane, transaction) in self.committer.fill(&self.stored, self.clock.now()) {
-                awaited.batches.insert(lane, self.send(lane, transaction, Duration::ZERO));
-            }
-            awaited.release = awaited.release.take().or_else(|| self.ask_for_release());
-        }
-        awaited.newest = awaited.newest.take().or_else(|| self.read_newest());
-        if self.is_session_lost || self.committer.is_stalled(self.clock.since_start()) {
-            self.committer.answer_unchanged(&self.stored, self.clock.now());
         }
     }
 
@@ -266,12 +261,12 @@ impl EtcdReplica {
 
     fn take_applied(&mut self, applied: &AppliedBatch, now: ClockReading) {
         self.metrics.applied_changes.inc_by(applied.changed.len() as u64);
-        self.readers.applied(applied.etcd_revision);
         self.committer.registry_changed();
         if applied.other_registry {
             self.replaced = Some("it has another incarnation of the registry, or none, or an earlier state".to_owned());
             return;
         }
+        self.readers.applied(applied.etcd_revision);
         if let Some(comparison) = &mut self.comparison {
             let removed = applied.changed.iter().filter(|(_, (entry, _))| entry.is_none());
             removed.for_each(|(key, _)| comparison.removed(key));
@@ -280,59 +275,19 @@ impl EtcdReplica {
             self.committer.resolve(*note, applied, self.clock.since_start());
         }
         self.committer.take_releases(applied, now);
+        let own = self.committer.session().epoch;
         for epoch in &applied.ended_sessions {
-            if *epoch == self.committer.session().epoch {
+            if *epoch == own {
                 self.lose_session("etcd has deleted it");
             } else {
-                self.takeovers.session_ended(*epoch, self.committer.session().epoch, &self.stored, now);
+                self.takeovers.session_ended(*epoch, own, &self.stored, now);
             }
         }
         if applied.is_snapshot {
-            self.takeovers.sessions_ended_unseen(self.committer.session().epoch, &self.stored, now);
+            self.takeovers.sessions_ended_unseen(own, &self.stored, now);
+        } else {
+            self.takeovers.take_applied(applied, own, &self.stored, now);
         }
-    }
-
-    /// Sends a transaction after a delay.
-    fn send(&self, lane: usize, transaction: EtcdTransaction, delay: Duration) -> NextBatchReply {
-        let (client, epoch) = (self.client.clone(), self.committer.session().epoch);
-        let reply = async move {
-            if !delay.is_zero() {
-                sleep(delay).await;
-            }
-            (lane, epoch, client.transact(&transaction).await)
-        };
-        Box::pin(tokio_stream::once(reply).then(|reply| reply))
-    }
-
-    /// Takes the reply to a batch. Returns the next attempt if the batch has to be sent again.
-    fn take_reply(
-        &mut self,
-        lane: usize,
-        epoch: SessionEpoch,
-        reply: Result<EtcdTransactionResult, EtcdError>,
-    ) -> Option<NextBatchReply> {
-        if epoch != self.committer.session().epoch {
-            return None; // batches of an earlier session are decided again
-        }
-        match reply {
-            Ok(result) if result.succeeded => {
-                self.last_error = None;
-                return None; // the watch has the outcome
-            }
-            Ok(result) => {
-                if is_session_missing(&result) {
-                    self.lose_session("etcd does not have it");
-                    return None;
-                }
-                // An earlier attempt was executed: the watch shows it.
-            }
-            Err(error) => {
-                tracing::debug!(%error, lane, "a batch was not confirmed");
-                self.note_error(error);
-            }
-        }
-        let transaction = self.committer.transaction(lane)?;
-        Some(self.send(lane, transaction, RESEND_DELAY))
     }
 
     fn renew(&self) -> Reply<Result<bool, EtcdError>> {
@@ -385,8 +340,4 @@ async fn wait_for<T>(reply: &mut Option<Reply<T>>) -> T {
         Some(reply) => reply.await,
         None => std::future::pending().await,
     }
-}
-
-fn is_session_missing(result: &EtcdTransactionResult) -> bool {
-    matches!(result.responses.first(), Some(EtcdResponse::Range(found)) if found.entries.is_empty())
 }

@@ -126,6 +126,12 @@ impl StoredKeys {
         self.forgotten_policies
     }
 
+    /// Returns the revision of etcd at which a policy was last changed; 0 if there is none.
+    pub fn newest_policy(&self) -> u64 {
+        let policies = self.kept_keys().filter(|(key, _)| matches!(key, RegistryKey::Policy(_)));
+        policies.map(|(_, mod_revision)| mod_revision).max().unwrap_or(0)
+    }
+
     /// Returns the revision of etcd at which a key was last changed; 0 if it does not exist.
     pub fn guard(&self, key: &RegistryKey, present: Option<&Entry>) -> u64 {
         let of_entry = || present.map_or(0, |present| CommitPosition::etcd_revision_of(present.modified));

@@ -1,14 +1,14 @@
 //! Take-over: instances that this replica begins to hold, because heartbeats arrive here or because their holder is gone.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
 use super::{
-    committer::Committer, keys::RegistryKey, own_session::SESSION_TTL, session_table::RANK_DELAY,
-    stored_keys::StoredKeys,
+    applier::AppliedBatch, committer::Committer, keys::RegistryKey, own_session::SESSION_TTL,
+    session_table::RANK_DELAY, stored_keys::StoredKeys,
 };
 use crate::{
     metrics::EtcdMetrics,
@@ -32,8 +32,8 @@ type InstanceKey = (ServiceName, InstanceId);
 pub struct Takeovers {
     registry: Arc<Registry>,
     metrics: EtcdMetrics,
-    /// Time of the last claim of each instance.
-    claims: HashMap<InstanceKey, Duration>,
+    /// Last claim of each instance: the holder before, and the time.
+    claims: HashMap<InstanceKey, (SessionEpoch, Duration)>,
     /// Instances without a lease of each session that has ended.
     left: BTreeMap<SessionEpoch, LeftInstances>,
     next_adoption: Duration,
@@ -44,7 +44,7 @@ pub struct Takeovers {
 struct LeftInstances {
     /// Time at which this replica observed the end of the session.
     since: Duration,
-    instances: Vec<InstanceKey>,
+    instances: HashSet<InstanceKey>,
 }
 
 impl Takeovers {
@@ -54,8 +54,9 @@ impl Takeovers {
         Self { registry, metrics, claims, left, next_adoption: Duration::ZERO }
     }
 
-    /// Claims an instance, unless it was claimed a short time ago. A live holder loses it at most twice in a TTL: if the holder
-    /// claims the instance back meanwhile, a further heartbeat that arrives here must lead to another claim before the lease expires there.
+    /// Claims an instance, unless it was claimed from the same holder a short time ago. A live holder loses it at most twice in a TTL: if
+    /// the holder claims the instance back meanwhile, a further heartbeat that arrives here must lead to another claim before the lease
+    /// expires there. A claim from an earlier holder has lost to the present one, so another follows at once.
     pub fn claim(
         &mut self,
         (service, id): InstanceKey,
@@ -71,25 +72,37 @@ impl Takeovers {
         let ttl = entry.lease.as_ref().map_or(SESSION_TTL, |lease| lease.terms().ttl());
         let interval = if stored.sessions.is_live(entry.holder) { ttl / 2 } else { MIN_CLAIM_INTERVAL };
         let key = (service, id);
-        if self.claims.get(&key).is_some_and(|last| now.saturating_sub(*last) < interval) {
+        let is_same =
+            |(from, last): &(SessionEpoch, Duration)| *from == entry.holder && now.saturating_sub(*last) < interval;
+        if self.claims.get(&key).is_some_and(is_same) {
             return;
         }
         self.metrics.takeovers.inc();
-        self.claims.insert(key.clone(), now);
+        self.claims.insert(key.clone(), (entry.holder, now));
         committer.push_command(Command::Claim { service: key.0, id: key.1, lease, from: entry.holder }, now);
     }
 
-    /// Claims everything that an earlier session of this replica holds.
-    pub fn claim_all_of(&mut self, earlier: SessionEpoch, committer: &mut Committer, now: Duration) {
-        for entry in self.entries(|holder| holder == earlier) {
-            self.push_claim(&entry, committer, now);
+    /// Claims what an earlier session of this replica holds. Leases without a heartbeat for half of their TTL are orphans instead: their
+    /// programs have gone to other replicas, which claim them at the next heartbeat.
+    pub fn claim_all_of(
+        &mut self,
+        earlier: SessionEpoch,
+        stored: &StoredKeys,
+        committer: &mut Committer,
+        now: ClockReading,
+    ) {
+        let misses = |entry: &Arc<Entry>| entry.lease.as_ref().is_some_and(|lease| lease.misses_heartbeat(now.lease));
+        let (orphans, live): (Vec<_>, Vec<_>) = self.entries(|holder| holder == earlier).into_iter().partition(misses);
+        self.orphan(&orphans, committer.session().epoch, stored, now);
+        for entry in live {
+            self.push_claim(&entry, committer, Duration::from_micros(now.monotonic_us));
         }
     }
 
     fn push_claim(&mut self, entry: &Entry, committer: &mut Committer, now: Duration) {
         let (service, id) = (entry.instance.service.clone(), entry.instance.id.clone());
         self.metrics.takeovers.inc();
-        self.claims.insert((service.clone(), id.clone()), now);
+        self.claims.insert((service.clone(), id.clone()), (entry.holder, now));
         let lease = entry.lease.as_ref().map(|lease| lease.id);
         committer.push_command(Command::Claim { service, id, lease, from: entry.holder }, now);
     }
@@ -108,6 +121,19 @@ impl Takeovers {
         self.orphan(&unseen, own, stored, now);
     }
 
+    /// Takes note of the instances of a batch whose holder ended before the batch: a release to a session that has just ended.
+    pub fn take_applied(&mut self, applied: &AppliedBatch, own: SessionEpoch, stored: &StoredKeys, now: ClockReading) {
+        let entries = applied.changed.values().filter_map(|(entry, _)| entry.as_ref());
+        let is_new = |entry: &Entry| match &entry.lease {
+            Some(lease) => !lease.expires_here(),
+            None => !self.left.contains_key(&entry.holder),
+        };
+        let is_left =
+            |entry: &Arc<Entry>| entry.holder != own && !stored.sessions.is_live(entry.holder) && is_new(entry);
+        let orphans: Vec<_> = entries.filter(|entry| is_left(entry)).cloned().collect();
+        self.orphan(&orphans, own, stored, now);
+    }
+
     fn orphan(&mut self, orphans: &[Arc<Entry>], own: SessionEpoch, stored: &StoredKeys, now: ClockReading) {
         if orphans.is_empty() {
             return;
@@ -121,9 +147,9 @@ impl Takeovers {
                 guard.expire_here(entry, delay, now);
             } else {
                 let since = Duration::from_micros(now.monotonic_us);
-                let left =
-                    self.left.entry(entry.holder).or_insert_with(|| LeftInstances { since, instances: Vec::new() });
-                left.instances.push((entry.instance.service.clone(), entry.instance.id.clone()));
+                let left = self.left.entry(entry.holder);
+                let left = left.or_insert_with(|| LeftInstances { since, instances: HashSet::new() });
+                left.instances.insert((entry.instance.service.clone(), entry.instance.id.clone()));
             }
         }
         drop(guard);
@@ -137,7 +163,7 @@ impl Takeovers {
             return;
         }
         self.next_adoption = now + ADOPTION_INTERVAL;
-        self.claims.retain(|_, last| now.saturating_sub(*last) < CLAIM_MEMORY);
+        self.claims.retain(|_, (_, last)| now.saturating_sub(*last) < CLAIM_MEMORY);
         let own = committer.session().epoch;
         let mut due = Vec::new();
         for (epoch, LeftInstances { since, instances }) in &mut self.left {
@@ -146,7 +172,7 @@ impl Takeovers {
                 let Some(entry) = entry.filter(|entry| entry.holder == *epoch && entry.lease.is_none()) else {
                     return false;
                 };
-                let claimed = self.claims.get(key).is_some_and(|last| now.saturating_sub(*last) < SESSION_TTL);
+                let claimed = self.claims.get(key).is_some_and(|(_, last)| now.saturating_sub(*last) < SESSION_TTL);
                 if !claimed && now >= *since + RANK_DELAY * stored.sessions.rank(own, &key_of(&entry)) {
                     due.push(entry);
                 }

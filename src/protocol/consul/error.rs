@@ -154,7 +154,7 @@ impl From<EngineError> for ConsulError {
         match error {
             EngineError::Rejected(error) => error.into(),
             // Consul's API has no policies.
-            EngineError::PolicyRejected(_) => Self::Server(error.to_string()),
+            EngineError::PolicyRejected(_) | EngineError::TooLarge { .. } => Self::Server(error.to_string()),
             // Consul's text for a query that asks for consistency while there is no leader.
             EngineError::NotCurrent { .. } => Self::Server("No cluster leader".to_owned()),
             EngineError::Overloaded { .. }

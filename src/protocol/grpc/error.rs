@@ -91,6 +91,9 @@ pub(super) enum ApiError {
         "the request is larger than {0} bytes: send less at a time, or raise --max-message-size where the registry runs"
     )]
     TooLarge(usize),
+    /// Write that is larger than the store accepts.
+    #[error("{0}")]
+    WriteTooLarge(String),
     /// Request that is not a message of the contract.
     #[error("the request is not a message of the contract ({0}): generate the client from the registry's proto files")]
     Malformed(String),
@@ -144,6 +147,7 @@ impl From<EngineError> for ApiError {
             EngineError::Unavailable { retry, .. } | EngineError::NotCurrent { retry, .. } => {
                 Self::StoreUnavailable { message, retry }
             }
+            EngineError::TooLarge { .. } => Self::WriteTooLarge(message),
             EngineError::Stopped => Self::Stopped(message),
             EngineError::OutcomeUnknown | EngineError::Unconfirmed { .. } => Self::Interrupted(message),
         }
@@ -189,6 +193,7 @@ impl From<ApiError> for Status {
             | ApiError::HeartbeatTimeout(_)
             | ApiError::Unfinished(_)
             | ApiError::TooLarge(_)
+            | ApiError::WriteTooLarge(_)
             | ApiError::Malformed(_)
             | ApiError::UnknownMethod
             | ApiError::TooManyServices(_)
@@ -223,7 +228,7 @@ fn classify(error: &ApiError) -> ErrorReason {
         ApiError::ShuttingDown => ErrorReason::ShuttingDown,
         ApiError::ReplicaDegraded => ErrorReason::ReplicaDegraded,
         ApiError::HeartbeatTimeout(_) => ErrorReason::HeartbeatTimeout,
-        ApiError::TooLarge(_) => ErrorReason::MessageTooLarge,
+        ApiError::TooLarge(_) | ApiError::WriteTooLarge(_) => ErrorReason::MessageTooLarge,
         ApiError::Malformed(_) => ErrorReason::MalformedMessage,
         ApiError::UnknownMethod => ErrorReason::UnknownMethod,
         ApiError::UnknownService(_) => ErrorReason::NoSuchService,

@@ -1,6 +1,6 @@
 //! Application of all keys at once: at the start of a replica, and as a difference.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, mem, sync::Arc};
 
 use super::{
     AppliedBatch, Applier, ChangedInstance,
@@ -12,7 +12,7 @@ use crate::{
         snapshot::KeySnapshot, stored_keys::StoredKeys,
     },
     etcd::EtcdEntry,
-    model::{InstanceId, ServiceName},
+    model::{InstanceId, PolicyScope, ServiceName},
     registry::{ClockReading, Entry, WriteGuard},
 };
 
@@ -110,6 +110,8 @@ impl Applier {
         if applied.is_reset {
             self.begin_revisions(&mut guard, &known);
         }
+        // Policies are forgotten when another one changes.
+        let mut forgotten = forget_policies_outside(&known, stored);
         for (key, entry) in &decoded {
             match key {
                 RegistryKey::Instance(service, id) => {
@@ -122,7 +124,8 @@ impl Applier {
                         .newest(scope)
                         .is_some_and(|newest| CommitPosition::etcd_revision_of(newest.revision) == entry.mod_revision);
                     if !is_known {
-                        self.put_policy(&mut guard, (scope, key), entry, Vec::new(), stored, &mut applied);
+                        let forgotten = mem::take(&mut forgotten);
+                        self.put_policy(&mut guard, (scope, key), entry, forgotten, stored, &mut applied);
                     }
                 }
                 RegistryKey::BatchNote(session, lane) => {
@@ -137,10 +140,7 @@ impl Applier {
                 | RegistryKey::Expirations(_) => {}
             }
         }
-        let gone: Vec<_> = stored.expired_services().map(|(service, _)| service.clone()).collect();
-        for service in gone.into_iter().filter(|gone| !known.contains(&RegistryKey::Expirations(gone.clone()))) {
-            stored.remove_expirations(&service);
-        }
+        forget_expirations_outside(&known, stored);
         count_expirations(&decoded, stored, &mut guard, now);
         guard.advance(CommitPosition::complete(snapshot.revision));
         drop(guard);
@@ -208,6 +208,27 @@ impl Applier {
                 applied.ended_sessions.extend(stored.sessions.end(id).map(|(epoch, _)| epoch));
             }
         }
+    }
+}
+
+/// Forgets the known policies that are not among these keys, and returns their scopes.
+fn forget_policies_outside(keys: &HashSet<RegistryKey>, stored: &mut StoredKeys) -> Vec<PolicyScope> {
+    let scope_of = |(key, _): (&RegistryKey, u64)| match key {
+        RegistryKey::Policy(scope) if !keys.contains(key) => Some(scope.clone()),
+        _ => None,
+    };
+    let gone: Vec<_> = stored.kept_keys().filter_map(scope_of).collect();
+    for scope in &gone {
+        stored.remove(&RegistryKey::Policy(scope.clone()));
+    }
+    gone
+}
+
+/// Forgets the counted expirations of services that are not among these keys.
+fn forget_expirations_outside(keys: &HashSet<RegistryKey>, stored: &mut StoredKeys) {
+    let services: Vec<_> = stored.expired_services().map(|(service, _)| service.clone()).collect();
+    for service in services.into_iter().filter(|gone| !keys.contains(&RegistryKey::Expirations(gone.clone()))) {
+        stored.remove_expirations(&service);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
         },
         write_request::WriteRequest,
     },
+    etcd::EtcdError,
     model::{InstanceId, ServiceName},
     registry::Command,
 };
@@ -59,6 +60,27 @@ impl Committer {
                 self.queue.push_front(request.queued);
             }
         }
+    }
+
+    /// Ends a batch that etcd rejects because it is too large: a single request is rejected, and each of several gets a batch of its own.
+    /// Returns false for a request of the replica itself, which is sent again.
+    pub fn take_too_large(&mut self, lane: usize, error: &EtcdError) -> bool {
+        let is_single = |batch: &Batch| batch.requests.len() == 1;
+        let is_internal = |batch: &Batch| batch.requests.iter().any(|request| request.queued.request.is_internal());
+        let ended = |batch: &mut Batch| !is_single(batch) || !is_internal(batch);
+        let Some(batch) = self.lanes.get_mut(lane).and_then(|lane| lane.in_flight.take_if(ended)) else { return false };
+        let is_single = is_single(&batch);
+        for request in batch.requests.into_iter().rev() {
+            for target in request.queued.request.targets() {
+                self.in_flight.remove(&target);
+            }
+            if is_single {
+                self.reject(request.queued.request, EngineError::TooLarge { reason: error.to_string() });
+            } else {
+                self.queue.push_front(QueuedRequest { is_alone: true, ..request.queued });
+            }
+        }
+        true
     }
 
     /// Removes the waiting expirations, and returns their instances: a heartbeat may not have arrived.

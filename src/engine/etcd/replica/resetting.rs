@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 
-use super::{AwaitedReplies, EtcdReplica, RESEND_DELAY, Reply, Takeovers};
+use super::{AwaitedReplies, EtcdReplica, RESEND_DELAY, Reply, Takeovers, starting::renew_for_ever};
 use crate::{
     engine::etcd::{
         keys::RegistryKey,
@@ -25,8 +25,8 @@ pub(super) struct NewHistory {
     snapshot: KeySnapshot,
 }
 
-/// Session that was begun, and the meta value that etcd has.
-pub(super) type BegunSession = Result<(OwnSession, Option<RegistryMeta>), ReloadError>;
+/// Session that was begun, the time at which that was requested, and the meta value that etcd has.
+pub(super) type BegunSession = Result<(OwnSession, Duration, Option<RegistryMeta>), ReloadError>;
 
 impl EtcdReplica {
     /// Begins a reset if the contents of etcd were replaced.
@@ -67,20 +67,18 @@ impl EtcdReplica {
     pub(super) fn request_session(&self) -> Reply<BegunSession> {
         let (client, keys, replica) = (self.client.clone(), self.keys.clone(), self.settings.session.clone());
         let earlier = self.committer.session().key.clone();
-        let (clock, status) = (Arc::clone(&self.clock), Arc::clone(&self.status));
+        let sent = self.clock.since_start();
         Box::pin(async move {
-            let sent = clock.since_start();
             let session = OwnSession::begin(&client, &keys, &replica, Some(&earlier)).await?;
-            status.confirm_session(sent);
             let meta = client.range(EtcdRange::key(keys.encode(&RegistryKey::Meta))).await?.entries.into_iter().next();
             let meta = meta.map(|entry| RegistryMeta::decode(&entry.value)).transpose()?;
-            Ok((session, meta))
+            Ok((session, sent, meta))
         })
     }
 
     /// Continues with a new session, and claims what this replica held with the earlier one.
     pub(super) fn take_session(&mut self, session: BegunSession) -> Result<(), String> {
-        let (session, meta) = match session {
+        let (session, sent, meta) = match session {
             Ok(begun) => begun,
             Err(ReloadError::Meta(error)) => return Err(error.to_string()),
             Err(ReloadError::Etcd(error)) => {
@@ -94,7 +92,8 @@ impl EtcdReplica {
             self.replaced = Some("it has another incarnation of the registry, or none".to_owned());
             return Ok(());
         }
-        self.takeovers.claim_all_of(earlier, &mut self.committer, self.clock.since_start());
+        self.status.confirm_session(sent);
+        self.takeovers.claim_all_of(earlier, &self.stored, &mut self.committer, self.clock.now());
         Ok(())
     }
 
@@ -125,7 +124,10 @@ impl EtcdReplica {
             let sent = clock.since_start();
             let session = OwnSession::begin(&client, &keys, &replica, Some(&earlier)).await?;
             status.confirm_session(sent);
-            let snapshot = KeySnapshot::read(&client, &keys, None).await?;
+            let snapshot = tokio::select! {
+                read = KeySnapshot::read(&client, &keys, None) => read?,
+                never = renew_for_ever(client.clone(), session.lease, clock, status) => match never {},
+            };
             Ok(NewHistory { meta, session, snapshot })
         })
     }
@@ -144,6 +146,8 @@ impl EtcdReplica {
         self.follow(Some(from));
         let applied = self.applier.replace(meta, snapshot.with_offset(meta), &mut self.stored, now);
         self.status.confirm_watch(self.clock.since_start());
+        // Instances could not register before.
+        self.registry.settle(now.lease, self.settle);
         self.take_applied(&applied, now);
         let instances = self.registry.instance_count();
         tracing::warn!(instances, "this replica continues with the new contents of etcd: readers start over");

@@ -149,7 +149,7 @@ async fn open(
     let session = until_answered(START_TIMEOUT, || OwnSession::begin(client, keys, &settings.session, None)).await?;
     status.confirm_session(began);
     let snapshot = tokio::select! {
-        read = until_answered(START_TIMEOUT, || read_earlier(client, keys, session.epoch)) => read?,
+        read = until_answered(START_TIMEOUT, || read_earlier(client, keys, session.epoch, written)) => read?,
         never = renew_for_ever(client.clone(), session.lease, Arc::clone(clock), Arc::clone(status)) => match never {},
     };
     status.confirm_watch(clock.since_start());
@@ -171,9 +171,9 @@ pub async fn renew(
     renewed
 }
 
-/// Renews the session of a replica that starts, because a large registry takes longer than its TTL. A session that has ended is replaced
-/// once the replica has started.
-async fn renew_for_ever(
+/// Renews the session of a replica that reads the registry, because a large one takes longer than the TTL of the session. A session that
+/// has ended is replaced once the registry is read.
+pub(super) async fn renew_for_ever(
     client: EtcdClient,
     lease: EtcdLease,
     clock: Arc<Clock>,

@@ -24,6 +24,9 @@ impl EtcdReplica {
         self.committer.release(self.clock.now());
         self.readers.expire(now);
         self.freeze_if_unconfirmed();
+        if self.status.is_frozen() {
+            self.revive_expired();
+        }
         self.metrics.session_confirmed.set(i64::from(!self.status.is_frozen()));
         self.metrics.watch_age.set(i64::try_from(self.status.watch_age(now).as_secs()).unwrap_or(i64::MAX));
         if self.endpoint != self.client.current_endpoint() {
@@ -80,18 +83,21 @@ impl EtcdReplica {
                 "etcd is out of reach: reads are answered from memory, writes wait, and no lease expires"
             );
         } else if is_confirmed && self.status.is_frozen() {
-            let now = self.clock.now();
-            let overdue = self.committer.take_expirations();
-            let mut guard = self.registry.order();
-            for (service, id) in overdue {
-                if let Some(entry) = self.registry.get(&service, id.as_str()) {
-                    guard.revive(&entry, now);
-                }
-            }
-            guard.renew_all_leases(now);
-            drop(guard);
+            self.revive_expired();
+            self.registry.order().renew_all_leases(self.clock.now());
             self.status.freeze(None);
             tracing::info!("etcd is back");
+        }
+    }
+
+    /// Begins the leases again whose removals wait while etcd is out of reach.
+    fn revive_expired(&mut self) {
+        let (expired, now) = (self.committer.take_expirations(), self.clock.now());
+        let mut guard = self.registry.order();
+        for (service, id) in expired {
+            if let Some(entry) = self.registry.get(&service, id.as_str()) {
+                guard.revive(&entry, now);
+            }
         }
     }
 }
