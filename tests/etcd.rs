@@ -8,6 +8,7 @@ mod held;
 mod large;
 mod migration;
 mod other_boots;
+mod outage;
 mod reads;
 mod replaced;
 mod replicas;

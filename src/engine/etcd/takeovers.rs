@@ -54,9 +54,9 @@ impl Takeovers {
         Self { registry, metrics, claims, left, next_adoption: Duration::ZERO }
     }
 
-    /// Claims an instance, unless it was claimed from the same holder a short time ago. A live holder loses it at most twice in a TTL: if
-    /// the holder claims the instance back meanwhile, a further heartbeat that arrives here must lead to another claim before the lease
-    /// expires there. A claim from an earlier holder has lost to the present one, so another follows at once.
+    /// Claims an instance, unless it was claimed a short time ago. A live holder loses it at most twice in a TTL: if the holder claims the
+    /// instance back meanwhile, a further heartbeat that arrives here must lead to another claim before the lease expires there. A claim from
+    /// a session that has ended since may have lost to another replica, so the next heartbeat leads to another claim at once.
     pub fn claim(
         &mut self,
         (service, id): InstanceKey,
@@ -72,9 +72,8 @@ impl Takeovers {
         let ttl = entry.lease.as_ref().map_or(SESSION_TTL, |lease| lease.terms().ttl());
         let interval = if stored.sessions.is_live(entry.holder) { ttl / 2 } else { MIN_CLAIM_INTERVAL };
         let key = (service, id);
-        let is_same =
-            |(from, last): &(SessionEpoch, Duration)| *from == entry.holder && now.saturating_sub(*last) < interval;
-        if self.claims.get(&key).is_some_and(is_same) {
+        let counts = |from: SessionEpoch| from == entry.holder || stored.sessions.is_live(from);
+        if self.claims.get(&key).is_some_and(|(from, last)| counts(*from) && now.saturating_sub(*last) < interval) {
             return;
         }
         self.metrics.takeovers.inc();
@@ -126,7 +125,10 @@ impl Takeovers {
         let entries = applied.changed.values().filter_map(|(entry, _)| entry.as_ref());
         let is_new = |entry: &Entry| match &entry.lease {
             Some(lease) => !lease.expires_here(),
-            None => !self.left.contains_key(&entry.holder),
+            None => {
+                let key = (entry.instance.service.clone(), entry.instance.id.clone());
+                self.left.get(&entry.holder).is_none_or(|left| !left.instances.contains(&key))
+            }
         };
         let is_left =
             |entry: &Arc<Entry>| entry.holder != own && !stored.sessions.is_live(entry.holder) && is_new(entry);

@@ -49,7 +49,9 @@ impl EtcdReplica {
     ) -> Result<(), String> {
         match history {
             Ok(history) => {
-                *awaited = AwaitedReplies::default();
+                // Callers wait for the confirmation.
+                let confirmation = awaited.confirmation.take();
+                *awaited = AwaitedReplies { confirmation, ..AwaitedReplies::default() };
                 // The newest revision that was read may be of the earlier contents.
                 self.readers.take_revision(None);
                 self.enter(history);
