@@ -123,17 +123,18 @@ impl Takeovers {
     /// Takes note of the instances of a batch whose holder ended before the batch: a release to a session that has just ended.
     pub fn take_applied(&mut self, applied: &AppliedBatch, own: SessionEpoch, stored: &StoredKeys, now: ClockReading) {
         let entries = applied.changed.values().filter_map(|(entry, _)| entry.as_ref());
-        let is_new = |entry: &Entry| match &entry.lease {
-            Some(lease) => !lease.expires_here(),
-            None => {
-                let key = (entry.instance.service.clone(), entry.instance.id.clone());
-                self.left.get(&entry.holder).is_none_or(|left| !left.instances.contains(&key))
-            }
-        };
-        let is_left =
-            |entry: &Arc<Entry>| entry.holder != own && !stored.sessions.is_live(entry.holder) && is_new(entry);
-        let orphans: Vec<_> = entries.filter(|entry| is_left(entry)).cloned().collect();
+        let has_no_holder = |entry: &Entry| entry.holder != own && !stored.sessions.is_live(entry.holder);
+        let orphans: Vec<_> = entries.filter(|entry| has_no_holder(entry) && !self.is_orphan(entry)).cloned().collect();
         self.orphan(&orphans, own, stored, now);
+    }
+
+    /// Returns whether the lease of an entry expires here or, if it has none, whether the entry is left to adopt.
+    fn is_orphan(&self, entry: &Entry) -> bool {
+        if let Some(lease) = &entry.lease {
+            return lease.expires_here();
+        }
+        let key = (entry.instance.service.clone(), entry.instance.id.clone());
+        self.left.get(&entry.holder).is_some_and(|left| left.instances.contains(&key))
     }
 
     fn orphan(&mut self, orphans: &[Arc<Entry>], own: SessionEpoch, stored: &StoredKeys, now: ClockReading) {
