@@ -17,6 +17,7 @@ mod security;
 mod stale;
 mod stopped;
 mod together;
+mod too_large;
 mod transactions;
 mod watching;
 
