@@ -4,10 +4,14 @@
 
 use std::collections::BTreeSet;
 
+use callboard::pb::callboard::v1::RegisterRequest;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
-use crate::{consul_replay::client, harness::ServerProcess};
+use crate::{
+    consul_replay::client,
+    harness::{ServerProcess, instance, seconds},
+};
 
 /// Objects that have fields, of which none may be shown. All other objects are maps, which can be asked for as a whole.
 const RECORDS: &[&str] = &[
@@ -153,7 +157,8 @@ fn quoted(text: &str) -> String {
 async fn every_field_of_an_answer_can_be_filtered() {
     let serve = ServerProcess::start(&["--node-name", "n1"]).await;
     fill(&serve).await;
-    serve.client().await.register(crate::harness::instance("native", "one")).await.unwrap();
+    let native = RegisterRequest { ttl: seconds(600.0), ..instance("native", "one") };
+    serve.client().await.register(native).await.unwrap();
     let mut count = 0;
     for (path, at) in ANSWERS {
         let answer = get(&serve, path).await;
