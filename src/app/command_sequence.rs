@@ -73,6 +73,16 @@ impl CommandSequence {
         self.path.engine.registry().consul_index().service_of(id.as_str())
     }
 
+    /// Finds the service of a registration. If this process has none, looks again once it has all changes, because another replica may have
+    /// just registered it.
+    pub(super) async fn confirmed_service_of(&self, id: &InstanceId) -> Result<Option<ServiceName>, EngineError> {
+        let known = self.service_of(id);
+        if known.is_none() {
+            self.path.engine.synchronize().await?;
+        }
+        Ok(known.or_else(|| self.service_of(id)))
+    }
+
     /// Carries out a command about a node. [`Self::propagate`] carries the change to the instances on it.
     pub(super) async fn change_node(
         &mut self,
@@ -232,6 +242,8 @@ impl CommandSequence {
     }
 
     pub(super) async fn remove_node(&mut self, node: InstanceId) -> Result<(), EngineError> {
+        // Another replica may have just registered an instance.
+        self.path.engine.synchronize().await?;
         let here = self.path.engine.registry().consul_index().on_node(node.as_str());
         let mut targets: Vec<_> = here.into_iter().map(|(id, service)| (service, id)).collect();
         if node.as_str() != node_id("") {

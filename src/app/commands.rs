@@ -283,9 +283,11 @@ impl CallerCommands<'_> {
         change: ConsulChange,
     ) -> Result<Option<CommandOutcome>, EngineError> {
         let guard = self.commands.lock(LockKey::ConsulRegistration(id.clone())).await;
-        let Some(service) = self.commands.registry().consul_index().service_of(id.as_str()) else { return Ok(None) };
-        let command = change.of(service, id);
-        self.run_to_completion(guard, |mut write| async move { write.submit_with_moves(command).await.map(Some) }).await
+        self.run_to_completion(guard, |mut write| async move {
+            let Some(service) = write.confirmed_service_of(&id).await? else { return Ok(None) };
+            write.submit_with_moves(change.of(service, id)).await.map(Some)
+        })
+        .await
     }
 
     /// Removes the Consul registrations with these ids together, in the services that have them. Returns whether there was one with the
@@ -297,9 +299,10 @@ impl CallerCommands<'_> {
     pub async fn deregister_consul(self, ids: Vec<InstanceId>) -> Result<bool, EngineError> {
         let guards = self.commands.lock_all(ids.iter().cloned()).await;
         self.run_to_completion(guards, |mut write| async move {
-            let Some(first) = ids.first().and_then(|id| write.service_of(id)) else { return Ok(false) };
+            let Some(id) = ids.first() else { return Ok(false) };
+            let Some(first) = write.confirmed_service_of(id).await? else { return Ok(false) };
             let others = ids.iter().skip(1).filter_map(|id| write.service_of(id).map(|service| (service, id.clone())));
-            let targets = ids.first().map(|id| (first, id.clone())).into_iter().chain(others);
+            let targets = [(first, id.clone())].into_iter().chain(others);
             let deregister = |(service, id)| Command::Deregister { service, id, guard: DeregisterGuard::Consul };
             let commands = targets.map(deregister).collect();
             Ok(write.submit_together(commands).await?.first().is_some_and(|outcome| outcome.changed))

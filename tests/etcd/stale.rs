@@ -13,7 +13,8 @@ use super::{
     transact,
 };
 use crate::{
-    harness::{EtcdCluster, within},
+    consul_replay::client::ask,
+    harness::{EtcdCluster, ServerProcess, within},
     policy::{request as policy_request, send as send_policy},
 };
 
@@ -39,6 +40,25 @@ async fn deregistration_at_another_replica_removes_what_was_just_registered() {
     assert_eq!(unknown().await, Code::NotFound);
     etcd.pause(0);
     assert_eq!(unknown().await, Code::Unavailable, "another replica may know it");
+    etcd.resume(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs etcd: just etcd"]
+async fn consul_deregistration_at_another_replica_removes_what_was_just_registered() {
+    let etcd = EtcdCluster::start(1).await;
+    let [one, two] = replicas(&etcd).await;
+    let put = async |replica: &ServerProcess, path: &str, body: &str| {
+        ask(replica.http, "PUT", &format!("/v1/agent/service/{path}"), body, |text| text).await.status
+    };
+    for number in 0..TRIES {
+        let registration = json!({"ID": format!("i{number}"), "Name": "web", "Port": 80}).to_string();
+        assert_eq!(put(&one, "register", &registration).await, 200);
+        assert_eq!(put(&two, &format!("deregister/i{number}"), "").await, 200, "i{number} was registered before");
+    }
+    assert_eq!(put(&two, "deregister/none", "").await, 404);
+    etcd.pause(0);
+    assert_eq!(put(&two, "deregister/none", "").await, 500, "another replica may know it");
     etcd.resume(0);
 }
 
