@@ -77,7 +77,7 @@ fn compare<T: PartialEq + std::fmt::Debug>(
 }
 
 /// Returns the instances in etcd with the revisions of their last changes.
-async fn stored(cluster: &TestCluster) -> Result<BTreeMap<Key, u64>, String> {
+pub async fn stored(cluster: &TestCluster) -> Result<BTreeMap<Key, u64>, String> {
     let (client, keys) = (cluster.etcd.client(), KeySpace::new(EtcdConfig::DEFAULT_CLUSTER));
     let range = timeout(PATIENCE, client.range(EtcdRange::prefix(keys.prefix().to_owned())));
     let range = range.await.map_err(|_| "etcd does not answer")?.map_err(|error| error.to_string())?;
