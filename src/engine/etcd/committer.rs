@@ -310,9 +310,7 @@ impl Committer {
         self.metrics.batches.inc();
         self.metrics.commit.observe(now.saturating_sub(batch.since).as_secs_f64());
         for request in batch.requests.into_iter().rev() {
-            for target in request.queued.request.targets() {
-                self.in_flight.remove(&target);
-            }
+            self.free_targets(&request.queued.request);
             // After a snapshot, only another decision shows the outcome: a change that was made is then the present state.
             let is_done = !applied.is_snapshot
                 && request.decision.changes.first().is_some_and(|change| applied.changed.contains_key(&change.key));
@@ -322,6 +320,13 @@ impl Committer {
             } else if let Some(rest) = self.complete(request, applied) {
                 self.queue.push_front(rest);
             }
+        }
+    }
+
+    /// Lets other batches change what a request of an ended batch changes.
+    fn free_targets(&mut self, request: &WriteRequest) {
+        for target in request.targets() {
+            self.in_flight.remove(&target);
         }
     }
 

@@ -46,9 +46,7 @@ impl Committer {
     /// Ends a batch whose callers have waited for too long. The commands of the replica itself are decided again.
     fn give_up(&mut self, batch: Batch, now: Duration) {
         for request in batch.requests.into_iter().rev() {
-            for target in request.queued.request.targets() {
-                self.in_flight.remove(&target);
-            }
+            self.free_targets(&request.queued.request);
             let waited = now.saturating_sub(request.queued.since);
             if request.queued.request.is_internal() {
                 self.queue.push_front(request.queued);
@@ -65,15 +63,11 @@ impl Committer {
     /// Ends a batch that etcd rejects because it is too large: a single request is rejected, and each of several gets a batch of its own.
     /// Returns false for a request of the replica itself, which is sent again.
     pub fn take_too_large(&mut self, lane: usize, error: &EtcdError) -> bool {
-        let is_single = |batch: &Batch| batch.requests.len() == 1;
-        let is_internal = |batch: &Batch| batch.requests.iter().any(|request| request.queued.request.is_internal());
-        let ended = |batch: &mut Batch| !is_single(batch) || !is_internal(batch);
-        let Some(batch) = self.lanes.get_mut(lane).and_then(|lane| lane.in_flight.take_if(ended)) else { return false };
-        let is_single = is_single(&batch);
+        let ends = |batch: &mut Batch| !matches!(&*batch.requests, [single] if single.queued.request.is_internal());
+        let Some(batch) = self.lanes.get_mut(lane).and_then(|lane| lane.in_flight.take_if(ends)) else { return false };
+        let is_single = batch.requests.len() == 1;
         for request in batch.requests.into_iter().rev() {
-            for target in request.queued.request.targets() {
-                self.in_flight.remove(&target);
-            }
+            self.free_targets(&request.queued.request);
             if is_single {
                 self.reject(request.queued.request, EngineError::TooLarge { reason: error.to_string() });
             } else {

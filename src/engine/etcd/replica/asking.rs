@@ -1,4 +1,4 @@
-//! Requests to other replicas to release instances, and reads of etcd's newest revision for consistent reads.
+//! Requests to other replicas to release instances, and reads of etcd's newest revision for consistent reads and deregistrations.
 
 use super::{EtcdReplica, Reply};
 use crate::engine::{
